@@ -1,0 +1,287 @@
+//! IDENTIFY: the request body, its validation, and the reply (spec nsqd.md §2.6).
+//!
+//! Parsing yields what the connection will use: defaults filled in, "disabled" made explicit, levels
+//! clamped. What needs more than the body and the flags is the connection's business: granting
+//! features, and refusing both compressions at once.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+
+use crate::ProtoError;
+
+/// Fixed in NSQ, not a flag, and kept even when `--max-heartbeat-interval` is lower.
+const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(30);
+const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_secs(1);
+const MSG_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+/// Bytes.
+const OUTPUT_BUFFER_SIZE_DEFAULT: u64 = 16 * 1024;
+/// Bytes.
+const OUTPUT_BUFFER_SIZE_MIN: i64 = 64;
+const DEFLATE_LEVEL_DEFAULT: u8 = 6;
+/// Percent; 100 would be no sampling, which is 0.
+const SAMPLE_RATE_MAX: u8 = 99;
+/// In the fields that know it, this number switches the feature off.
+const DISABLED: i64 = -1;
+
+/// The server settings that IDENTIFY is checked against.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "named after the flags")]
+pub struct IdentifyLimits {
+    pub max_heartbeat_interval: Duration,
+    pub min_output_buffer_timeout: Duration,
+    pub max_output_buffer_timeout: Duration,
+    pub output_buffer_timeout: Duration,
+    pub max_output_buffer_size: u64,
+    pub msg_timeout: Duration,
+    pub max_msg_timeout: Duration,
+    pub max_deflate_level: u8,
+}
+
+/// A validated request with defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named after the JSON keys")]
+pub struct IdentifyRequest {
+    pub client_id: String,
+    pub hostname: String,
+    pub user_agent: String,
+    pub feature_negotiation: bool,
+    /// `None` = heartbeats and read deadline off.
+    pub heartbeat_interval: Option<Duration>,
+    /// Effective; zero when disabled.
+    pub output_buffer_timeout: Duration,
+    /// Effective; 1 when unbuffered.
+    pub output_buffer_size: u64,
+    pub tls_v1: bool,
+    pub deflate: bool,
+    /// Effective, clamped.
+    pub deflate_level: u8,
+    pub snappy: bool,
+    /// Percent, 0..=99.
+    pub sample_rate: u8,
+    pub msg_timeout: Duration,
+    pub topology_region: String,
+    pub topology_zone: String,
+}
+
+impl IdentifyRequest {
+    /// Parses and validates in the order of spec §2.6.
+    ///
+    /// # Errors
+    /// `E_BAD_BODY IDENTIFY …`.
+    pub fn parse(body: &[u8], limits: &IdentifyLimits) -> Result<Self, ProtoError> {
+        // Go's decoder replaces what is not UTF-8 inside strings; outside of them it stays an error.
+        let text = String::from_utf8_lossy(body);
+        let fields: Fields =
+            serde_json::from_str(&text).map_err(|_| ProtoError::identify_json())?;
+        let heartbeat_interval = heartbeat_interval(fields.heartbeat_interval, limits)?;
+        let (output_buffer_size, output_buffer_timeout) = output_buffer(&fields, limits)?;
+        let sample_rate = sample_rate(fields.sample_rate)?;
+        let msg_timeout = msg_timeout(fields.msg_timeout, limits)?;
+        Ok(Self {
+            feature_negotiation: fields.feature_negotiation,
+            heartbeat_interval,
+            output_buffer_timeout,
+            output_buffer_size,
+            tls_v1: fields.tls_v1,
+            deflate: fields.deflate,
+            deflate_level: deflate_level(&fields, limits),
+            snappy: fields.snappy,
+            sample_rate,
+            msg_timeout,
+            client_id: fields.client_id,
+            hostname: fields.hostname,
+            user_agent: fields.user_agent,
+            topology_region: fields.topology_region,
+            topology_zone: fields.topology_zone,
+        })
+    }
+}
+
+/// The JSON of a negotiated reply; field order is the wire order.
+#[derive(Debug, Clone, serde::Serialize)]
+#[expect(missing_docs, reason = "the JSON keys of spec §2.6.2")]
+pub struct IdentifyReply<'a> {
+    pub max_rdy_count: u64,
+    pub version: &'a str,
+    pub max_msg_timeout: u64,
+    pub msg_timeout: u64,
+    pub tls_v1: bool,
+    pub deflate: bool,
+    pub deflate_level: u8,
+    pub max_deflate_level: u8,
+    pub snappy: bool,
+    pub sample_rate: u8,
+    pub auth_required: bool,
+    pub output_buffer_size: u64,
+    pub output_buffer_timeout: u64,
+    pub topology_region: &'a str,
+    pub topology_zone: &'a str,
+}
+
+impl IdentifyReply<'_> {
+    /// The data of the response frame.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("numbers, booleans and strings always serialize")
+    }
+}
+
+/// The body as sent; absent and zero are the same, as in Go.
+#[derive(Default)]
+struct Fields {
+    client_id: String,
+    hostname: String,
+    user_agent: String,
+    feature_negotiation: bool,
+    heartbeat_interval: i64,
+    output_buffer_timeout: i64,
+    output_buffer_size: i64,
+    tls_v1: bool,
+    deflate: bool,
+    deflate_level: i64,
+    snappy: bool,
+    sample_rate: i32,
+    msg_timeout: i64,
+    topology_region: String,
+    topology_zone: String,
+}
+
+impl Fields {
+    /// Reads the value of `key` into its field; a key of no field is skipped.
+    fn read<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        match key.to_ascii_lowercase().as_str() {
+            "client_id" => read(&mut self.client_id, map),
+            "hostname" => read(&mut self.hostname, map),
+            "user_agent" => read(&mut self.user_agent, map),
+            "feature_negotiation" => read(&mut self.feature_negotiation, map),
+            "heartbeat_interval" => read(&mut self.heartbeat_interval, map),
+            "output_buffer_timeout" => read(&mut self.output_buffer_timeout, map),
+            "output_buffer_size" => read(&mut self.output_buffer_size, map),
+            "tls_v1" => read(&mut self.tls_v1, map),
+            "deflate" => read(&mut self.deflate, map),
+            "deflate_level" => read(&mut self.deflate_level, map),
+            "snappy" => read(&mut self.snappy, map),
+            "sample_rate" => read(&mut self.sample_rate, map),
+            "msg_timeout" => read(&mut self.msg_timeout, map),
+            "topology_region" => read(&mut self.topology_region, map),
+            "topology_zone" => read(&mut self.topology_zone, map),
+            _ => map.next_value::<IgnoredAny>().map(|_| ()),
+        }
+    }
+}
+
+/// A `null` leaves the field as it is, so that it also does not undo an earlier duplicate.
+fn read<'de, T, A>(field: &mut T, map: &mut A) -> Result<(), A::Error>
+where
+    T: Deserialize<'de>,
+    A: MapAccess<'de>,
+{
+    if let Some(value) = map.next_value::<Option<T>>()? {
+        *field = value;
+    }
+    Ok(())
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    /// Written by hand for what a derive cannot do: keys in any case, duplicates where the last one
+    /// wins, and a body that is `null`.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object or null")
+    }
+
+    fn visit_unit<E>(self) -> Result<Fields, E> {
+        Ok(Fields::default())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            fields.read(&key, &mut map)?;
+        }
+        Ok(fields)
+    }
+}
+
+/// `value` milliseconds if they lie in the range, whose ends count in whole milliseconds.
+fn millis_within(value: i64, min: Duration, max: Duration) -> Option<Duration> {
+    let value = u64::try_from(value).ok()?;
+    let range = min.as_millis()..=max.as_millis();
+    range
+        .contains(&u128::from(value))
+        .then(|| Duration::from_millis(value))
+}
+
+fn heartbeat_interval(value: i64, limits: &IdentifyLimits) -> Result<Option<Duration>, ProtoError> {
+    match value {
+        0 => Ok(Some(HEARTBEAT_INTERVAL_DEFAULT)),
+        DISABLED => Ok(None),
+        _ => millis_within(value, HEARTBEAT_INTERVAL_MIN, limits.max_heartbeat_interval)
+            .map(Some)
+            .ok_or_else(|| ProtoError::identify_range("heartbeat interval", value)),
+    }
+}
+
+/// Size and timeout; an unbuffered connection has nothing that could time out.
+fn output_buffer(fields: &Fields, limits: &IdentifyLimits) -> Result<(u64, Duration), ProtoError> {
+    let (size, timeout) = (fields.output_buffer_size, fields.output_buffer_timeout);
+    let (min, max) = (
+        limits.min_output_buffer_timeout,
+        limits.max_output_buffer_timeout,
+    );
+    let timeout = match timeout {
+        0 => limits.output_buffer_timeout,
+        DISABLED => Duration::ZERO,
+        _ => millis_within(timeout, min, max)
+            .ok_or_else(|| ProtoError::identify_range("output buffer timeout", timeout))?,
+    };
+    match size {
+        0 => Ok((OUTPUT_BUFFER_SIZE_DEFAULT, timeout)),
+        DISABLED => Ok((1, Duration::ZERO)),
+        OUTPUT_BUFFER_SIZE_MIN.. if size.cast_unsigned() <= limits.max_output_buffer_size => {
+            Ok((size.cast_unsigned(), timeout))
+        }
+        _ => Err(ProtoError::identify_range("output buffer size", size)),
+    }
+}
+
+fn sample_rate(value: i32) -> Result<u8, ProtoError> {
+    u8::try_from(value)
+        .ok()
+        .filter(|rate| *rate <= SAMPLE_RATE_MAX)
+        .ok_or_else(|| ProtoError::identify_range("sample rate", value.into()))
+}
+
+fn msg_timeout(value: i64, limits: &IdentifyLimits) -> Result<Duration, ProtoError> {
+    if value == 0 {
+        return Ok(limits.msg_timeout);
+    }
+    millis_within(value, MSG_TIMEOUT_MIN, limits.max_msg_timeout)
+        .ok_or_else(|| ProtoError::identify_range("msg timeout", value))
+}
+
+/// Never an error: what is too high means the highest.
+fn deflate_level(fields: &Fields, limits: &IdentifyLimits) -> u8 {
+    let level = if fields.deflate && fields.deflate_level > 0 {
+        u8::try_from(fields.deflate_level).unwrap_or(u8::MAX)
+    } else {
+        DEFLATE_LEVEL_DEFAULT
+    };
+    level.min(limits.max_deflate_level)
+}
+
+#[cfg(test)]
+mod tests;
