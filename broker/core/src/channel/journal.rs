@@ -1,0 +1,145 @@
+//! What of a channel is to be written at the next checkpoint.
+//!
+//! Owned by the channel. State is written in *pages* of 1,024 sequences; a change marks its page, and
+//! neighbouring changes mark the same page, so that the common case is one comparison per message.
+//!
+//! Invariant: a page whose written value differs from the truth is marked, except that pages which
+//! lie wholly below the floor and own nothing may be stale: the checkpoint removes them.
+
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashSet;
+
+/// Sequences per page.
+pub(crate) const PAGE_SPAN: u64 = 1_024;
+/// So many marks are worth a look whether they are still needed.
+const MARKS_MIN: usize = 8_192;
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    /// Names the channel in checkpoints; never reused within a topic.
+    pub(crate) number: u32,
+    /// Ephemeral channels leave no trace.
+    pub(crate) enabled: bool,
+    /// Anything changed at all since the last checkpoint.
+    pub(crate) changed: bool,
+    /// The page marked last.
+    last: u64,
+    pub(crate) marked: FxHashSet<u64>,
+    /// Number of marks at which they are looked through.
+    marks_max: usize,
+    /// Pages that have a value in the written checkpoint.
+    pub(crate) written: BTreeSet<u64>,
+}
+
+impl Journal {
+    pub(crate) fn new(number: u32, enabled: bool) -> Self {
+        Self {
+            number,
+            enabled,
+            changed: enabled,
+            last: u64::MAX,
+            marked: FxHashSet::default(),
+            marks_max: MARKS_MIN,
+            written: BTreeSet::new(),
+        }
+    }
+
+    /// The state of this message changed.
+    pub(crate) fn mark(&mut self, sequence: u64) {
+        let page = sequence / PAGE_SPAN;
+        if page != self.last {
+            self.mark_page(page);
+        }
+        self.changed |= self.enabled;
+    }
+
+    /// The state of `[start, end)` changed.
+    pub(crate) fn mark_range(&mut self, start: u64, end: u64) {
+        if start >= end {
+            return;
+        }
+        self.mark(start);
+        for page in start / PAGE_SPAN + 1..end.div_ceil(PAGE_SPAN) {
+            self.mark_page(page);
+        }
+    }
+
+    fn mark_page(&mut self, page: u64) {
+        if self.enabled {
+            self.last = page;
+            self.marked.insert(page);
+        }
+    }
+
+    /// Many pages are marked: [`Self::prune`] is due.
+    pub(crate) fn is_prune_due(&self) -> bool {
+        self.marked.len() > self.marks_max
+    }
+
+    /// Drops marks of pages that were never written and need not be.
+    #[cold]
+    pub(crate) fn prune(&mut self, needed: impl Fn(u64) -> bool) {
+        let written = &self.written;
+        self.marked
+            .retain(|page| written.contains(page) || needed(*page));
+        self.marks_max = (self.marked.len() * 2).max(MARKS_MIN);
+        self.last = u64::MAX;
+    }
+
+    /// Every written page may differ from the truth.
+    pub(crate) fn mark_written(&mut self) {
+        self.marked.extend(&self.written);
+        self.changed |= self.enabled;
+    }
+
+    /// Everything marked was written.
+    pub(crate) fn clear_marks(&mut self) {
+        self.marked.clear();
+        self.last = u64::MAX;
+        self.changed = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_marks_every_page_it_touches() {
+        let mut journal = Journal::new(1, true);
+        journal.clear_marks();
+        journal.mark_range(1_023, 2_049);
+        let pages: BTreeSet<u64> = journal.marked.iter().copied().collect();
+        assert_eq!(pages, [0, 1, 2].into());
+        assert!(journal.changed);
+        journal.clear_marks();
+        journal.mark(2_048);
+        assert_eq!(
+            journal.marked.len(),
+            1,
+            "a page is marked again after a checkpoint"
+        );
+    }
+
+    #[test]
+    fn ephemeral_channels_mark_nothing() {
+        let mut journal = Journal::new(1, false);
+        journal.mark_range(0, 1 << 20);
+        assert!(journal.marked.is_empty() && !journal.changed);
+    }
+
+    #[test]
+    fn pruning_keeps_what_is_needed_or_written() {
+        let mut journal = Journal::new(1, true);
+        journal.mark_range(0, 10_000 * PAGE_SPAN);
+        journal.written.insert(4);
+        assert!(journal.is_prune_due());
+        journal.prune(|page| page >= 9_999);
+        assert_eq!(
+            journal.marked.iter().copied().collect::<BTreeSet<_>>(),
+            [4, 9_999].into()
+        );
+    }
+}

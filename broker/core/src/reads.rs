@@ -1,0 +1,151 @@
+//! Messages of a topic that came back from its log, or (ephemeral topics) outlived the tail.
+//!
+//! Owned by the topic; its bytes are bounded by the shard's cache budget. A chunk that was fetched is
+//! *fresh* until its topic has been dispatched once: the channel that waited for it has then had its
+//! chance, so a budget however small cannot lead to fetching and dropping for ever.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+/// Whole frames of consecutive sequences.
+#[derive(Debug)]
+pub(crate) struct ReadChunk {
+    pub(crate) bytes: Bytes,
+    /// Start and end of each frame.
+    spans: Vec<(u32, u32)>,
+    /// Not to be dropped yet.
+    pub(crate) fresh: bool,
+    /// Tells this chunk from an earlier one at the same sequence.
+    pub(crate) stamp: u64,
+}
+
+impl ReadChunk {
+    pub(crate) fn new(bytes: Bytes, spans: Vec<(u32, u32)>, stamp: u64) -> Self {
+        debug_assert!(
+            spans
+                .iter()
+                .all(|&(start, end)| start <= end && end as usize <= bytes.len())
+        );
+        Self {
+            bytes,
+            spans,
+            fresh: true,
+            stamp,
+        }
+    }
+
+    /// How many messages.
+    pub(crate) fn count(&self) -> u64 {
+        self.spans.len() as u64
+    }
+
+    /// What it costs: the frames and the index of their spans.
+    pub(crate) fn cost(&self) -> usize {
+        self.bytes.len() + size_of_val(self.spans.as_slice())
+    }
+}
+
+/// See the module documentation.
+#[derive(Debug, Default)]
+pub(crate) struct Reads {
+    /// By first sequence; chunks may overlap.
+    chunks: BTreeMap<u64, ReadChunk>,
+}
+
+impl Reads {
+    /// Adds; the chunk that began at the same sequence, if any.
+    pub(crate) fn insert(&mut self, first: u64, chunk: ReadChunk) -> Option<ReadChunk> {
+        self.chunks.insert(first, chunk)
+    }
+
+    pub(crate) fn get(&self, first: u64) -> Option<&ReadChunk> {
+        self.chunks.get(&first)
+    }
+
+    pub(crate) fn remove(&mut self, first: u64) -> Option<ReadChunk> {
+        self.chunks.remove(&first)
+    }
+
+    /// The chunk with the lowest first sequence.
+    pub(crate) fn first(&self) -> Option<(u64, &ReadChunk)> {
+        self.chunks
+            .first_key_value()
+            .map(|(&first, chunk)| (first, chunk))
+    }
+
+    /// The chunks by first sequence.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &ReadChunk)> {
+        self.chunks.iter().map(|(&first, chunk)| (first, chunk))
+    }
+
+    /// The chunk that holds `sequence`, and its first sequence.
+    pub(crate) fn find(&self, sequence: u64) -> Option<(u64, &ReadChunk)> {
+        let (&first, chunk) = self.chunks.range(..=sequence).next_back()?;
+        (sequence < first + chunk.count()).then_some((first, chunk))
+    }
+
+    /// Frames from `sequence` on, up to `max` of them, as far as they lie next to each other.
+    pub(crate) fn frames(&self, sequence: u64, max: u32) -> Option<(Bytes, u32)> {
+        let (first, chunk) = self.find(sequence)?;
+        let at = usize::try_from(sequence - first).expect("chunks fit into memory");
+        let (start, mut end) = chunk.spans[at];
+        let mut count = 1;
+        for &(next_start, next_end) in chunk.spans[at + 1..].iter().take(max as usize - 1) {
+            if next_start != end {
+                break;
+            }
+            end = next_end;
+            count += 1;
+        }
+        Some((chunk.bytes.slice(start as usize..end as usize), count))
+    }
+
+    /// The frame of one message.
+    pub(crate) fn frame(&self, sequence: u64) -> Option<&[u8]> {
+        let (first, chunk) = self.find(sequence)?;
+        let at = usize::try_from(sequence - first).expect("chunks fit into memory");
+        let (start, end) = chunk.spans[at];
+        Some(&chunk.bytes[start as usize..end as usize])
+    }
+
+    /// The topic was dispatched: what was fetched may be dropped from now on.
+    pub(crate) fn settle(&mut self) {
+        for chunk in self.chunks.values_mut() {
+            chunk.fresh = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(frames: &[&str], gap: u32) -> ReadChunk {
+        let (mut bytes, mut spans) = (Vec::new(), Vec::new());
+        for frame in frames {
+            let start = u32::try_from(bytes.len()).unwrap();
+            bytes.extend_from_slice(frame.as_bytes());
+            spans.push((start, start + u32::try_from(frame.len()).unwrap()));
+            bytes.extend(vec![b'#'; gap as usize]);
+        }
+        ReadChunk::new(bytes.into(), spans, 0)
+    }
+
+    #[test]
+    fn adjacent_frames_come_as_one_slice() {
+        let mut reads = Reads::default();
+        reads.insert(10, chunk(&["a", "bb", "c"], 0));
+        assert_eq!(reads.frames(10, 2), Some(("abb".into(), 2)));
+        assert_eq!(reads.frames(11, 100), Some(("bbc".into(), 2)));
+        assert_eq!(reads.frames(13, 1), None);
+        assert_eq!(reads.frame(12), Some(&b"c"[..]));
+    }
+
+    #[test]
+    fn what_lies_between_frames_is_not_sent() {
+        let mut reads = Reads::default();
+        reads.insert(0, chunk(&["a", "b"], 3));
+        assert_eq!(reads.frames(0, 2), Some(("a".into(), 1)));
+    }
+}

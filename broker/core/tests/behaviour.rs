@@ -1,0 +1,285 @@
+//! Behaviour that a script cannot show: refusals, shares, bounds, dead keys.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{World, limits};
+use nsq_core::{
+    AckError, CheckpointScope, ConnToken, ConsumerOptions, Deadline, PublishError, Sequence,
+    ShardLimits,
+};
+
+#[test]
+fn no_new_consumers_beyond_the_limit() {
+    let limits = ShardLimits {
+        channel_consumers_max: 1,
+        ..limits()
+    };
+    let mut world = World::new(limits);
+    let options = ConsumerOptions {
+        msg_timeout: Duration::from_secs(1),
+        sample_rate: 0,
+    };
+    let first = world.subscribe(("t", "ch"), 1, &options);
+    let key = world.shard.topic("t").unwrap();
+    let refused = world
+        .shard
+        .subscribe(key, "ch", ConnToken(2), &options)
+        .unwrap_err();
+    assert_eq!(refused.to_string(), "consumers for t:ch exceeds limit of 1");
+    world.shard.unsubscribe(first);
+    assert!(
+        world
+            .shard
+            .subscribe(key, "ch", ConnToken(2), &options)
+            .is_ok()
+    );
+}
+
+#[test]
+fn sampling_delivers_the_share_asked_for() {
+    let mut world = World::new(ShardLimits {
+        cache_bytes_max: 1_000,
+        ..limits()
+    });
+    let options = ConsumerOptions {
+        msg_timeout: Duration::from_secs(60),
+        sample_rate: 30,
+    };
+    let consumer = world.subscribe(("t", "ch"), 1, &options);
+    world.shard.ready(consumer, 20_000);
+    for number in 0..100 {
+        let bodies: Vec<String> = (0..100).map(|at| format!("{number}.{at}")).collect();
+        let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
+        world.publish("t", Duration::ZERO, &bodies);
+        world.turn();
+    }
+    let delivered = world.take_inbox(1).len();
+    assert!(
+        delivered.abs_diff(3_000) < 200,
+        "{delivered} of 10,000 at 30 %"
+    );
+    let key = world.shard.topic("t").unwrap();
+    let stats = world.shard.topic_stats(key).unwrap();
+    assert_eq!(
+        (stats.channels[0].depth, stats.channels[0].message_count),
+        (0, 10_000)
+    );
+}
+
+#[test]
+fn publishes_are_refused_when_the_log_has_failed_or_the_shard_stops() {
+    let mut world = World::new(limits());
+    world.publish("t", Duration::ZERO, &["a"]);
+    let key = world.topic("t");
+    let publish = |world: &mut World| {
+        world
+            .shard
+            .publish(world.now, key, Duration::ZERO, [&b"b"[..]].into_iter())
+    };
+    world.shard.on_poisoned(key, "disk full".to_owned());
+    assert_eq!(
+        publish(&mut world),
+        Err(PublishError::Log("disk full".to_owned()))
+    );
+    world.shard.check_invariants();
+    world.shard.drain();
+    assert_eq!(publish(&mut world), Err(PublishError::Exiting));
+    world.shard.delete_topic(key);
+    assert_eq!(publish(&mut world), Err(PublishError::Exiting));
+}
+
+#[test]
+fn publishers_wait_while_too_much_is_unwritten() {
+    let mut world = World::new(ShardLimits {
+        unwritten_bytes_max: 100,
+        ..limits()
+    });
+    world.writes_reported = false;
+    world.publish("t", Duration::ZERO, &["a", "b"]);
+    world.turn();
+    assert!(!world.shard.is_congested());
+    world.publish("t", Duration::ZERO, &["c"]);
+    assert!(world.shard.is_congested());
+    world.turn();
+    assert!(world.shard.is_congested());
+    world.report_written();
+    assert!(!world.shard.is_congested());
+}
+
+#[test]
+fn attempts_stop_at_the_largest_number() {
+    let mut world = World::new(limits());
+    let options = ConsumerOptions {
+        msg_timeout: Duration::from_secs(60),
+        sample_rate: 0,
+    };
+    let consumer = world.subscribe(("t", "ch"), 1, &options);
+    world.shard.ready(consumer, 1);
+    world.publish("t", Duration::ZERO, &["a"]);
+    for round in 1..=65_600u32 {
+        world.shard.dispatch(world.now);
+        world.take_effects();
+        let delivery = world.take_inbox(1).remove(0);
+        assert_eq!(u32::from(delivery.attempts), round.min(65_535));
+        world
+            .shard
+            .requeue(world.now, consumer, &delivery.id, Duration::ZERO)
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_straggler_is_found_after_the_window_has_moved_on() {
+    let mut world = World::new(ShardLimits {
+        cache_bytes_max: 10_000,
+        ..limits()
+    });
+    let options = ConsumerOptions {
+        msg_timeout: Duration::from_secs(60),
+        sample_rate: 0,
+    };
+    let consumer = world.subscribe(("t", "ch"), 1, &options);
+    world.shard.ready(consumer, 1_001);
+    world.checked = false;
+    let mut straggler = None;
+    for round in 0..200 {
+        let bodies: Vec<String> = (0..1_000).map(|at| format!("{round}.{at}")).collect();
+        let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
+        world.publish("t", Duration::ZERO, &bodies);
+        world.turn();
+        for delivery in world.take_inbox(1) {
+            if delivery.body == "0.7" {
+                straggler = Some(delivery.id);
+            } else {
+                world
+                    .shard
+                    .finish(world.now, consumer, &delivery.id)
+                    .unwrap();
+            }
+        }
+    }
+    world.shard.check_invariants();
+    world.checkpoint(CheckpointScope::Changed);
+    world.reclaim(1_000);
+    world
+        .shard
+        .requeue(world.now, consumer, &straggler.unwrap(), Duration::ZERO)
+        .unwrap();
+    world.turn();
+    let again = world.take_inbox(1);
+    assert_eq!(again.len(), 1);
+    assert_eq!((again[0].body.as_str(), again[0].attempts), ("0.7", 2));
+    assert!(world.fetches > 0, "it was read back");
+    world.checkpoint(CheckpointScope::Changed);
+    world.restart();
+    let consumer = world.subscribe(("t", "ch"), 2, &options);
+    world.shard.ready(consumer, 10);
+    world.turn();
+    let after = world.take_inbox(2);
+    assert_eq!(after.len(), 1);
+    assert_eq!((after[0].body.as_str(), after[0].attempts), ("0.7", 3));
+}
+
+#[test]
+fn many_deferrals_are_cheap_to_write_and_come_back() {
+    let count = 20_000u64;
+    let mut world = World::new(limits());
+    let options = ConsumerOptions {
+        msg_timeout: Duration::from_secs(60),
+        sample_rate: 0,
+    };
+    world.subscribe(("t", "ch"), 1, &options);
+    for number in 0..count {
+        let delay = Duration::from_millis(60_000 + number % 977);
+        world.publish("t", delay, &[&number.to_string()]);
+    }
+    world.turn();
+    world.checkpoint(CheckpointScope::All);
+    let bytes: usize = world.logs["t"].checkpoint.values().map(Vec::len).sum();
+    assert!(bytes < 8 * 20_000, "{bytes} bytes of checkpoint");
+    world.restart();
+    world.checked = false;
+    let consumer = world.subscribe(("t", "ch"), 2, &options);
+    world.shard.ready(consumer, 100_000);
+    world.turn();
+    assert_eq!(world.take_inbox(2), []);
+    world.advance(Duration::from_secs(62));
+    assert_eq!(world.take_inbox(2).len() as u64, count);
+}
+
+#[test]
+fn deadlines_of_the_shell_share_the_wheel() {
+    let mut world = World::new(limits());
+    let at = world.now.after(Duration::from_millis(5));
+    let first = world.shard.schedule(at, Deadline::Tick(1));
+    world.shard.schedule(at, Deadline::Tick(2));
+    world.shard.cancel(first);
+    assert_eq!(world.shard.next_deadline(), Some(at));
+    world.advance(Duration::from_millis(4));
+    assert_eq!(world.fired, []);
+    world.advance(Duration::from_millis(1));
+    assert_eq!(world.fired, [Deadline::Tick(2)]);
+    world.shard.cancel(first);
+    assert_eq!(world.shard.next_deadline(), None);
+}
+
+#[test]
+fn ids_of_a_topic_created_again_are_new() {
+    let mut world = World::new(limits());
+    let options = ConsumerOptions {
+        msg_timeout: Duration::from_secs(60),
+        sample_rate: 0,
+    };
+    let mut ids = Vec::new();
+    for conn in 1..=2 {
+        let consumer = world.subscribe(("t", "ch"), conn, &options);
+        world.shard.ready(consumer, 1);
+        world.publish("t", Duration::ZERO, &["a"]);
+        world.turn();
+        ids.push(world.take_inbox(conn)[0].id);
+        world.shard.delete_topic(world.shard.topic("t").unwrap());
+        world.turn();
+    }
+    assert_ne!(ids[0], ids[1]);
+}
+
+#[test]
+fn calls_with_dead_keys_do_nothing() {
+    let mut world = World::new(limits());
+    let options = ConsumerOptions {
+        msg_timeout: Duration::from_secs(60),
+        sample_rate: 0,
+    };
+    let consumer = world.subscribe(("t", "ch"), 1, &options);
+    world.shard.ready(consumer, 1);
+    world.publish("t", Duration::ZERO, &["a"]);
+    world.turn();
+    let id = world.take_inbox(1)[0].id;
+    let key = world.shard.topic("t").unwrap();
+    world.shard.delete_topic(key);
+    let (now, shard) = (world.now, &mut world.shard);
+    assert_eq!(shard.finish(now, consumer, &id), Err(AckError::NotInFlight));
+    shard.ready(consumer, 5);
+    shard.close(consumer);
+    shard.set_writable(consumer, true);
+    shard.unsubscribe(consumer);
+    assert_eq!(shard.consumer_stats(consumer), None);
+    shard.delete_topic(key);
+    shard.empty_topic(key);
+    shard.pause_topic(key, true);
+    assert!(!shard.create_channel(now, key, &common::channel_name("x")));
+    shard.on_written(key, Sequence(1));
+    shard.on_fetched(key, Sequence(0), Bytes::new(), Vec::new(), Sequence(1));
+    shard.on_fetch_failed(key, Sequence(0), Sequence(1));
+    shard.on_poisoned(key, String::new());
+    shard.checkpoint(key, CheckpointScope::All, |_, _| panic!("nothing to write"));
+    assert!(!shard.owes(key, Sequence(0), Sequence(9)));
+    assert!(!shard.is_checkpoint_due(key));
+    assert_eq!(shard.topic_stats(key), None);
+    world.turn();
+}

@@ -1,0 +1,322 @@
+//! A shard with everything around it simulated: connections, time, and a log per topic.
+
+#![expect(dead_code, reason = "each test binary uses its part")]
+
+pub(crate) mod log;
+pub(crate) mod script;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use nsq_core::{
+    CheckpointScope, ConnToken, ConsumerKey, ConsumerOptions, Deadline, Effect, MessageId, NodeId,
+    Now, RestoredChannel, Shard, ShardLimits, TopicKey,
+};
+use nsq_proto::{ChannelName, TopicName};
+
+use log::SimLog;
+
+/// When every world begins: some Unix time.
+pub(crate) const START: Now = Now(1_700_000_000_000_000_000);
+
+pub(crate) fn limits() -> ShardLimits {
+    ShardLimits {
+        node: NodeId(7),
+        mem_queue_size: 10_000,
+        msg_timeout_max: Duration::from_secs(900),
+        requeue_delay_max: Duration::from_secs(3_600),
+        channel_consumers_max: 0,
+        cache_bytes_max: 1 << 20,
+        unwritten_bytes_max: 64 << 20,
+        requeue_on_disconnect: false,
+        seed: 1,
+    }
+}
+
+/// A message as a consumer sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    pub(crate) id: MessageId,
+    pub(crate) attempts: u16,
+    pub(crate) timestamp: u64,
+    pub(crate) body: String,
+}
+
+/// Takes whole message frames apart.
+pub(crate) fn parse_frames(mut frames: &[u8]) -> Vec<Delivery> {
+    let mut deliveries = Vec::new();
+    while !frames.is_empty() {
+        let size = u32::from_be_bytes(frames[..4].try_into().unwrap()) as usize;
+        let (frame, rest) = frames.split_at(4 + size);
+        assert_eq!(frame[4..8], 2u32.to_be_bytes(), "a message frame");
+        deliveries.push(Delivery {
+            timestamp: u64::from_be_bytes(frame[8..16].try_into().unwrap()),
+            attempts: u16::from_be_bytes(frame[16..18].try_into().unwrap()),
+            id: MessageId(frame[18..34].try_into().unwrap()),
+            body: String::from_utf8(frame[34..].to_vec()).unwrap(),
+        });
+        frames = rest;
+    }
+    deliveries
+}
+
+/// See the module documentation.
+pub(crate) struct World {
+    pub(crate) shard: Shard,
+    pub(crate) now: Now,
+    pub(crate) limits: ShardLimits,
+    pub(crate) logs: BTreeMap<String, SimLog>,
+    pub(crate) inbox: BTreeMap<ConnToken, Vec<Delivery>>,
+    pub(crate) disconnected: BTreeSet<ConnToken>,
+    pub(crate) lines: Vec<String>,
+    pub(crate) catalogue_changes: usize,
+    pub(crate) gone: usize,
+    pub(crate) fired: Vec<Deadline>,
+    pub(crate) fetches: usize,
+    /// Answer reads at once.
+    pub(crate) reads_answered: bool,
+    /// Assert the invariants every turn: costs time in proportion to the state.
+    pub(crate) checked: bool,
+    /// Messages per read; 0 = one.
+    pub(crate) read_len: usize,
+    /// Report appends as written at once.
+    pub(crate) writes_reported: bool,
+    open_reads: Vec<(TopicKey, u64)>,
+    keys: BTreeMap<TopicKey, String>,
+}
+
+pub(crate) fn topic_name(name: &str) -> TopicName {
+    TopicName::parse(name.as_bytes()).unwrap()
+}
+
+pub(crate) fn channel_name(name: &str) -> ChannelName {
+    ChannelName::parse(name.as_bytes()).unwrap()
+}
+
+impl World {
+    pub(crate) fn new(limits: ShardLimits) -> Self {
+        Self {
+            shard: Shard::new(limits.clone(), START),
+            now: START,
+            limits,
+            logs: BTreeMap::new(),
+            inbox: BTreeMap::new(),
+            disconnected: BTreeSet::new(),
+            lines: Vec::new(),
+            catalogue_changes: 0,
+            gone: 0,
+            fired: Vec::new(),
+            fetches: 0,
+            reads_answered: true,
+            checked: true,
+            read_len: 0,
+            writes_reported: true,
+            open_reads: Vec::new(),
+            keys: BTreeMap::new(),
+        }
+    }
+
+    /// The key of a topic, created if it does not exist.
+    pub(crate) fn topic(&mut self, name: &str) -> TopicKey {
+        let key = self.shard.create_topic(self.now, &topic_name(name));
+        self.keys.insert(key, name.to_owned());
+        let log = self.logs.entry(name.to_owned()).or_default();
+        log.read_len = self.read_len;
+        key
+    }
+
+    pub(crate) fn publish(&mut self, topic: &str, delay: Duration, bodies: &[&str]) {
+        let key = self.topic(topic);
+        let published = self.shard.publish(
+            self.now,
+            key,
+            delay,
+            bodies.iter().map(|body| body.as_bytes()),
+        );
+        assert_eq!(published.unwrap().logged, !topic.ends_with("#ephemeral"));
+    }
+
+    pub(crate) fn subscribe(
+        &mut self,
+        (topic, channel): (&str, &str),
+        conn: u64,
+        options: &ConsumerOptions,
+    ) -> ConsumerKey {
+        let key = self.topic(topic);
+        self.shard
+            .create_channel(self.now, key, &channel_name(channel));
+        self.shard
+            .subscribe(key, channel, ConnToken(conn), options)
+            .unwrap()
+    }
+
+    /// One turn of the shard, repeated until it wants nothing more.
+    pub(crate) fn turn(&mut self) {
+        loop {
+            self.append();
+            if self.writes_reported {
+                self.report_written();
+            }
+            self.shard.dispatch(self.now);
+            if self.checked {
+                self.shard.check_invariants();
+            }
+            self.take_effects();
+            if !self.reads_answered || self.open_reads.is_empty() {
+                break;
+            }
+            self.answer_reads();
+        }
+    }
+
+    pub(crate) fn advance(&mut self, by: Duration) {
+        let target = self.now.after(by);
+        // Stop at every deadline on the way, as the shell would.
+        while let Some(at) = self.shard.next_deadline().filter(|at| *at < target) {
+            self.now = self.now.max(at);
+            self.shard.advance(self.now);
+            self.turn();
+        }
+        self.now = target;
+        self.shard.advance(self.now);
+        self.turn();
+    }
+
+    /// Appends what the shard has gathered to the logs.
+    pub(crate) fn append(&mut self) {
+        let Self {
+            shard, logs, keys, ..
+        } = self;
+        shard.take_batches(|key, batch| {
+            logs.get_mut(&keys[&key]).unwrap().append(&batch);
+        });
+    }
+
+    /// Reports everything appended as written.
+    pub(crate) fn report_written(&mut self) {
+        for (key, name) in &self.keys {
+            if let Some(end) = self.logs.get_mut(name).and_then(SimLog::write) {
+                self.shard.on_written(*key, end);
+            }
+        }
+    }
+
+    pub(crate) fn answer_reads(&mut self) {
+        for (key, from) in std::mem::take(&mut self.open_reads) {
+            self.logs[&self.keys[&key]].answer(&mut self.shard, key, from);
+        }
+    }
+
+    pub(crate) fn take_effects(&mut self) {
+        let effects: Vec<Effect> = self.shard.drain_effects().collect();
+        for effect in effects {
+            match effect {
+                Effect::Deliver { conn, frames } => {
+                    assert!(!frames.is_empty());
+                    self.inbox
+                        .entry(conn)
+                        .or_default()
+                        .extend(parse_frames(&frames));
+                }
+                Effect::Fetch { topic, from } => {
+                    assert!(
+                        !self.open_reads.contains(&(topic, from.0)),
+                        "asked twice at once"
+                    );
+                    self.fetches += 1;
+                    self.open_reads.push((topic, from.0));
+                }
+                Effect::Disconnect { conn } => assert!(self.disconnected.insert(conn)),
+                Effect::TopicGone { topic } => {
+                    let name = self.keys.remove(&topic).unwrap();
+                    self.logs.remove(&name);
+                    self.open_reads.retain(|(key, _)| *key != topic);
+                    self.gone += 1;
+                }
+                Effect::CatalogueChanged => self.catalogue_changes += 1,
+                Effect::Due(deadline) => self.fired.push(deadline),
+                Effect::Log(line) => self.lines.push(line),
+            }
+        }
+    }
+
+    /// Writes the checkpoint of every topic down.
+    pub(crate) fn checkpoint(&mut self, scope: CheckpointScope) {
+        for (key, name) in &self.keys {
+            let log = self.logs.get_mut(name).unwrap();
+            if scope == CheckpointScope::All {
+                log.checkpoint.clear();
+            }
+            self.shard
+                .checkpoint(*key, scope, |key, value| log.note(key, value));
+            assert!(!self.shard.is_checkpoint_due(*key));
+            log.checkpointed = log.head();
+        }
+    }
+
+    /// Frees groups of messages that nobody owes; to be called after a checkpoint.
+    pub(crate) fn reclaim(&mut self, group: u64) {
+        for (key, name) in &self.keys {
+            let shard = &self.shard;
+            self.logs
+                .get_mut(name)
+                .unwrap()
+                .reclaim(group, |start, end| shard.owes(*key, start, end));
+        }
+    }
+
+    /// Starts anew from what the logs hold; connections are gone, names and pause flags survive.
+    pub(crate) fn restart(&mut self) {
+        // No process starts again at the same instant.
+        self.now = self.now.after(Duration::from_millis(1));
+        let fresh = Shard::new(self.limits.clone(), self.now);
+        let old = std::mem::replace(&mut self.shard, fresh);
+        self.inbox.clear();
+        self.open_reads.clear();
+        let keys = std::mem::take(&mut self.keys);
+        for (old_key, name) in keys {
+            if name.ends_with("#ephemeral") {
+                self.logs.remove(&name);
+                continue;
+            }
+            let stats = old.topic_stats(old_key).unwrap();
+            let channels = stats
+                .channels
+                .iter()
+                .filter(|channel| !channel.name.is_ephemeral());
+            let channels = channels
+                .map(|c| RestoredChannel {
+                    name: c.name.clone(),
+                    paused: c.paused,
+                })
+                .collect();
+            let log = self.logs.get_mut(&name).unwrap();
+            let restored = log.recover(stats.paused, channels);
+            let key = self
+                .shard
+                .restore_topic(self.now, &topic_name(&name), restored);
+            assert!(self.shard.is_checkpoint_due(key));
+            self.keys.insert(key, name);
+        }
+        self.shard.check_invariants();
+    }
+
+    pub(crate) fn take_inbox(&mut self, conn: u64) -> Vec<Delivery> {
+        self.inbox.remove(&ConnToken(conn)).unwrap_or_default()
+    }
+}
+
+/// Joins frames with other bytes between them, as a log file has them.
+pub(crate) fn scatter(frames: &[Bytes]) -> (Bytes, Vec<(u32, u32)>) {
+    let (mut bytes, mut spans) = (Vec::new(), Vec::new());
+    for (number, frame) in frames.iter().enumerate() {
+        if number % 3 == 0 {
+            bytes.extend_from_slice(b"header");
+        }
+        let start = u32::try_from(bytes.len()).unwrap();
+        bytes.extend_from_slice(frame);
+        spans.push((start, u32::try_from(bytes.len()).unwrap()));
+    }
+    (bytes.into(), spans)
+}
