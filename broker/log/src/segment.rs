@@ -1,0 +1,336 @@
+//! Segments: the files that a log's batches lie in, oldest first.
+//!
+//! Owned by one log. Invariants:
+//! - Names grow, and a segment holds only sequences at or above its name: a file is often asked
+//!   for ahead of time, when the sequence that it will start with is not known yet, so the name is
+//!   a *lower bound* of its first sequence. The first batch tells the exact one.
+//! - Whatever a recycled file held before lies below its new name (asserted when it is recycled),
+//!   so its stale batches can never pass for new ones.
+//! - Only the last segment is appended to; the others are sealed. Sequences grow from segment to
+//!   segment; where the one in between was freed there is a hole.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use crate::disk::File;
+use crate::format::{self, Header, Parsed};
+
+/// Bytes between two entries of a segment's index.
+const INDEX_STEP_BYTES: u64 = 64 * 1024;
+/// Segments that keep their index, counted from the newest; at one entry per 64 KiB this is
+/// half a MiB for full-grown segments. Others build it again when they are read.
+const INDEXED_SEGMENTS_MAX: usize = 32;
+/// Freed full-size files kept for recycling.
+pub(crate) const POOL_FILES_MAX: usize = 2;
+
+/// The rule by which a header in a segment is accepted. Everything else that parses is stale: left
+/// by an earlier use of the file, or behind the place where an earlier recovery cut the log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expectation {
+    /// The log's tag, once known.
+    pub(crate) tag: Option<u64>,
+    /// Name of the segment.
+    pub(crate) name: u64,
+    /// No batch starts below: where the one before ended.
+    pub(crate) next: u64,
+    /// Epochs never fall along the log.
+    pub(crate) epoch: u32,
+}
+
+impl Expectation {
+    pub(crate) fn accepts(&self, header: &Header) -> bool {
+        self.tag.is_none_or(|tag| tag == header.tag)
+            && header.first >= self.next.max(self.name)
+            && header.epoch >= self.epoch
+    }
+
+    /// Moves past an accepted batch.
+    pub(crate) const fn advance(&mut self, header: &Header) {
+        self.tag = Some(header.tag);
+        self.next = header.end();
+        self.epoch = header.epoch;
+    }
+
+    /// Searches `bytes`, which lie at a multiple of [`format::ALIGN`], for an acceptable batch.
+    /// `reach` is how many bytes there are in the file from there on.
+    pub(crate) fn search(&self, bytes: &[u8], reach: u64) -> Search {
+        let mut at = 0;
+        while at + format::FIXED_LEN <= bytes.len() {
+            if bytes[at..at + 4] == format::MAGIC {
+                match format::parse(&bytes[at..]) {
+                    Parsed::Batch(header)
+                        if self.accepts(&header)
+                            && at as u64 + u64::from(header.total_len) <= reach =>
+                    {
+                        return Search::Found(at);
+                    }
+                    Parsed::Short(need) if (at + need) as u64 <= reach => {
+                        return Search::More { at, need };
+                    }
+                    Parsed::Batch(_)
+                    | Parsed::Short(_)
+                    | Parsed::Zero
+                    | Parsed::Unsupported
+                    | Parsed::Invalid => {}
+                }
+            }
+            at += 8;
+        }
+        Search::More {
+            at,
+            need: format::FIXED_LEN,
+        }
+    }
+}
+
+const _: () = assert!(format::ALIGN == 8);
+
+/// Outcome of [`Expectation::search`]; offsets from the start of what was searched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Search {
+    /// An acceptable header.
+    Found(usize),
+    /// None before `at`; go on from there with at least `need` bytes.
+    More { at: usize, need: usize },
+}
+
+/// What is known of a segment's file.
+#[derive(Debug)]
+pub(crate) enum FileState {
+    /// There, and to be opened on need.
+    Closed,
+    /// Being created, recycled or opened.
+    Busy,
+    Open(File),
+}
+
+/// Where a batch starts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IndexEntry {
+    pub(crate) sequence: u64,
+    pub(crate) offset: u64,
+}
+
+/// One segment.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) name: u64,
+    /// Sequence of the first batch; the name while there is none.
+    pub(crate) first: u64,
+    /// One past the last sequence placed here.
+    pub(crate) end: u64,
+    /// Bytes preallocated.
+    pub(crate) len: u64,
+    /// Where the next batch goes.
+    pub(crate) used: u64,
+    /// Bytes from the start that are written: what may be read. Never above `used`.
+    pub(crate) readable: u64,
+    pub(crate) is_sealed: bool,
+    pub(crate) file: FileState,
+    /// Operations in flight on the file.
+    pub(crate) users: u32,
+    /// Sparse, ascending; every entry is where a batch starts.
+    pub(crate) index: Vec<IndexEntry>,
+    /// Nothing in it is owed: it goes when the journal has written its record of this number.
+    pub(crate) condemned: Option<u64>,
+}
+
+impl Segment {
+    /// A segment that has no batch yet, whose file is being made.
+    pub(crate) const fn new(name: u64, len: u64) -> Self {
+        Self {
+            name,
+            first: name,
+            end: name,
+            len,
+            used: 0,
+            readable: 0,
+            is_sealed: false,
+            file: FileState::Busy,
+            users: 0,
+            index: Vec::new(),
+            condemned: None,
+        }
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// Takes note of a batch. Notes may come in any order and more than once; the index keeps
+    /// those that stand at least a step apart.
+    pub(crate) fn note(&mut self, sequence: u64, offset: u64) {
+        if self
+            .index
+            .last()
+            .is_none_or(|last| last.offset + INDEX_STEP_BYTES <= offset)
+        {
+            return self.index.push(IndexEntry { sequence, offset });
+        }
+        let at = self.index.partition_point(|entry| entry.offset < offset);
+        let is_far_from = |other: Option<&IndexEntry>| {
+            other.is_none_or(|entry| entry.offset.abs_diff(offset) >= INDEX_STEP_BYTES)
+        };
+        if is_far_from(self.index[..at].last()) && is_far_from(self.index.get(at)) {
+            self.index.insert(at, IndexEntry { sequence, offset });
+        }
+    }
+
+    /// The last known batch that starts at or below `sequence`, or the start of the file.
+    pub(crate) fn locate(&self, sequence: u64) -> IndexEntry {
+        let after = self
+            .index
+            .partition_point(|entry| entry.sequence <= sequence);
+        let start = IndexEntry {
+            sequence: self.first,
+            offset: 0,
+        };
+        after.checked_sub(1).map_or(start, |at| self.index[at])
+    }
+}
+
+/// A freed file that waits to be used again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Freed {
+    /// Under which it still lies in the directory.
+    pub(crate) name: u64,
+    /// One past the last sequence that it holds.
+    pub(crate) end: u64,
+}
+
+/// All segments of a log.
+#[derive(Debug, Default)]
+pub(crate) struct Segments {
+    /// With batches, ascending.
+    pub(crate) list: VecDeque<Segment>,
+    /// The empty one that comes next.
+    pub(crate) prepared: Option<Segment>,
+    pub(crate) pool: Vec<Freed>,
+    /// Freed, with the file not known to be gone.
+    pub(crate) removing: Vec<u64>,
+}
+
+impl Segments {
+    pub(crate) fn get_mut(&mut self, name: u64) -> Option<&mut Segment> {
+        // Nearly always the newest, which the search would try last.
+        if self.list.back().is_some_and(|last| last.name == name) {
+            return self.list.back_mut();
+        }
+        match self
+            .list
+            .binary_search_by_key(&name, |segment| segment.name)
+        {
+            Ok(at) => self.list.get_mut(at),
+            Err(_) => self
+                .prepared
+                .as_mut()
+                .filter(|segment| segment.name == name),
+        }
+    }
+
+    /// The segment that holds `sequence`, or the one after the hole that it lies in.
+    pub(crate) fn covering(&self, sequence: u64) -> Option<&Segment> {
+        self.list
+            .get(self.list.partition_point(|segment| segment.end <= sequence))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Segment> {
+        self.list.iter_mut().chain(self.prepared.as_mut())
+    }
+
+    /// Forgets the index of the segment that has just become too old to keep one.
+    pub(crate) fn trim_indexes(&mut self) {
+        if let Some(at) = self.list.len().checked_sub(INDEXED_SEGMENTS_MAX + 1) {
+            self.list[at].index = Vec::new();
+        }
+    }
+
+    /// Asserts what the module documentation promises. Linear: for tests and debug builds.
+    pub(crate) fn check_invariants(&self) {
+        let mut bound = 0;
+        for segment in self.list.iter().chain(&self.prepared) {
+            assert!(segment.name >= bound || bound == 0, "names grow");
+            assert!(segment.first >= segment.name, "the name is a lower bound");
+            assert!(segment.end >= segment.first && segment.readable <= segment.used);
+            assert!(segment.index.is_sorted_by_key(|entry| entry.offset));
+            bound = segment.name + 1;
+        }
+        let neighbours = self.list.iter().zip(self.list.iter().skip(1));
+        for (before, after) in neighbours {
+            assert!(
+                before.end <= after.first && before.is_sealed,
+                "{before:?} {after:?}"
+            );
+        }
+        assert!(self.pool.len() <= POOL_FILES_MAX, "the pool is bounded");
+    }
+}
+
+/// `dir/<name>.log`.
+pub(crate) fn path_of(dir: &Path, name: u64) -> PathBuf {
+    dir.join(format!("{name:020}.log"))
+}
+
+/// The inverse of [`path_of`] for a bare file name.
+pub(crate) fn parse_file_name(file_name: &str) -> Option<u64> {
+    let digits = file_name.strip_suffix(".log")?;
+    let is_ours = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if is_ours { digits.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_survive_the_round_trip() {
+        for name in [0, 7, u64::MAX] {
+            let path = path_of(Path::new("t%d"), name);
+            assert_eq!(path.parent(), Some(Path::new("t%d")));
+            let file_name = path.file_name().and_then(|name| name.to_str()).unwrap();
+            assert_eq!(parse_file_name(file_name), Some(name));
+        }
+        for other in ["checkpoint.log", "7.log", "0000000000000000000x.log", "x"] {
+            assert_eq!(parse_file_name(other), None);
+        }
+    }
+
+    #[test]
+    fn index_is_sparse_and_finds_the_batch_before() {
+        let mut segment = Segment::new(10, 1 << 20);
+        for batch in 0..40 {
+            segment.note(10 + batch, batch * 10_000);
+        }
+        segment.note(11, 10_000);
+        segment.note(90, 500_000);
+        segment.note(60, 420_000);
+        let offsets: Vec<_> = segment.index.iter().map(|entry| entry.offset).collect();
+        assert_eq!(
+            offsets,
+            [
+                0, 70_000, 140_000, 210_000, 280_000, 350_000, 420_000, 500_000
+            ]
+        );
+        assert_eq!(segment.locate(10).offset, 0);
+        assert_eq!(segment.locate(16).offset, 0);
+        assert_eq!(segment.locate(17).offset, 70_000);
+        assert_eq!(segment.locate(49).offset, 350_000);
+        assert_eq!(segment.locate(89).offset, 420_000);
+    }
+
+    #[test]
+    fn covering_finds_the_segment_after_a_hole() {
+        let mut segments = Segments::default();
+        for (name, end) in [(0, 10), (20, 30)] {
+            segments.list.push_back(Segment {
+                end,
+                ..Segment::new(name, 1)
+            });
+        }
+        let name_of = |sequence| segments.covering(sequence).map(|segment| segment.name);
+        assert_eq!(name_of(9), Some(0));
+        assert_eq!(name_of(10), Some(20));
+        assert_eq!(name_of(29), Some(20));
+        assert_eq!(name_of(30), None);
+    }
+}
