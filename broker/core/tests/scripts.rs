@@ -51,7 +51,10 @@ fn a_message_is_finished_once_and_by_its_owner() {
 
 #[test]
 fn messages_of_a_vanished_consumer_can_come_back_at_once() {
-    let at_once = ShardLimits { requeue_on_disconnect: true, ..limits() };
+    let at_once = ShardLimits {
+        requeue_on_disconnect: true,
+        ..limits()
+    };
     check_with(
         at_once,
         "sub c1 t ch

@@ -59,8 +59,10 @@ impl Shard {
     /// Everything in flight to this consumer times out now. Looks through the runs of the shard.
     pub(super) fn time_out_all_of(&mut self, consumer: ConsumerKey) {
         let runs = self.timers.live_runs();
-        let runs: Vec<u32> =
-            runs.filter(|(_, run)| run.consumer == consumer).map(|(number, _)| number).collect();
+        let runs: Vec<u32> = runs
+            .filter(|(_, run)| run.consumer == consumer)
+            .map(|(number, _)| number)
+            .collect();
         for number in runs {
             self.timers.cancel_timeout(number);
             self.time_out(number);

@@ -1,0 +1,22 @@
+//! nsqd, the broker: sockets, shards, HTTP, control.
+//!
+//! The shell around the pure queue semantics of `nsq_core` and the logs of `nsq_log`. A newcomer
+//! starts at [`boot`] (what happens when), then `shard` (what one core owns), then
+//! `shard::session` (what a client's bytes mean).
+
+pub mod boot;
+mod catalogue;
+mod clock;
+pub mod config;
+mod conn;
+mod control;
+pub mod gateway;
+pub mod http;
+mod listen;
+pub mod mailbox;
+pub mod preflight;
+pub mod ring;
+mod settings;
+mod shard;
+mod shared;
+mod storage;

@@ -1,0 +1,75 @@
+//! The listening sockets: one per shard and door, all on the same address (`SO_REUSEPORT`), so that
+//! the kernel spreads connections over the shards.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that wait to be accepted, per listener.
+const BACKLOG: i32 = 4096;
+
+/// The sockets of one door.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    /// What was bound, with the real port.
+    pub(crate) address: SocketAddr,
+    /// One per shard.
+    pub(crate) sockets: Vec<OwnedFd>,
+}
+
+/// Binds `count` sockets to one address.
+///
+/// # Errors
+/// The system's; `AddrInUse` also when another process listens there with `SO_REUSEPORT`.
+pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Listeners> {
+    if address.port() != 0 {
+        // Alone first: sharing the port is meant for our own shards, not for a second broker.
+        drop(open(address, false)?);
+    }
+    let first = open(address, true)?;
+    let bound = first
+        .local_addr()?
+        .as_socket()
+        .ok_or_else(|| io::Error::other("not an internet address"))?;
+    let mut sockets = vec![OwnedFd::from(first)];
+    for _ in 1..count {
+        sockets.push(open(bound, true)?.into());
+    }
+    Ok(Listeners {
+        address: bound,
+        sockets,
+    })
+}
+
+fn open(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_shared_by_the_shards_and_refused_to_a_second_broker() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let listeners = bind(any, 3).unwrap();
+        assert_eq!(listeners.sockets.len(), 3);
+        assert_ne!(listeners.address.port(), 0);
+        let error = bind(listeners.address, 3).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+}

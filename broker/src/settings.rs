@@ -1,0 +1,102 @@
+//! The configuration as the shards and `/info` need it.
+
+use std::time::Duration;
+
+use nsq_core::NodeId;
+use nsq_log::{LogConfig, SyncPolicy};
+use nsq_proto::{IdentifyLimits, Limits};
+
+use crate::clock::Clock;
+use crate::config::{Config, SyncMode, TlsRequired};
+use crate::gateway::BrokerInfo;
+use crate::shared::Settings;
+
+/// Heartbeat interval of a client that asks for none (spec nsqd.md §1.2, constants).
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
+/// Message caches of the whole process when `--mem-limit` is not given.
+const CACHE_BYTES: u64 = 128 * 1024 * 1024;
+/// Smallest segment of a new topic; each next one is twice as large, up to the flag.
+const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
+/// One read-ahead.
+const READ_BYTES: u32 = 512 * 1024;
+
+/// What the shards need.
+pub(crate) fn settings(config: &Config) -> Settings {
+    let limits = &config.limits;
+    let timeouts = &config.timeouts;
+    let cache = config.shards.mem_limit.unwrap_or(CACHE_BYTES) / config.shards.count as u64;
+    Settings {
+        data_path: config.durability.data_path.clone(),
+        node: NodeId(config.identity.node_id),
+        limits: byte_limits(config),
+        identify: IdentifyLimits {
+            max_heartbeat_interval: timeouts.max_heartbeat_interval,
+            min_output_buffer_timeout: timeouts.min_output_buffer_timeout,
+            max_output_buffer_timeout: timeouts.max_output_buffer_timeout,
+            output_buffer_timeout: timeouts.output_buffer_timeout,
+            max_output_buffer_size: u64::from(limits.max_output_buffer_size),
+            msg_timeout: timeouts.msg_timeout,
+            max_msg_timeout: timeouts.max_msg_timeout,
+            max_deflate_level: limits.compression.max_deflate_level,
+        },
+        heartbeat_interval: HEARTBEAT_INTERVAL,
+        max_req_timeout: timeouts.max_req_timeout,
+        mem_queue_size: config.durability.mem_queue_size,
+        channel_consumers_max: limits.max_channel_consumers.unwrap_or(0),
+        requeue_on_disconnect: limits.requeue_on_disconnect,
+        log: log_config(config),
+        sync_timeout: config.durability.sync_timeout,
+        cache_bytes_max: usize::try_from(cache).unwrap_or(usize::MAX),
+        spin: config.shards.spin,
+        auth_required: !config.security.auth_http_addresses.is_empty(),
+        tls_required: config.security.tls.required != TlsRequired::No,
+        version: nsq_cli::VERSION.to_owned(),
+        topology_region: config.identity.topology_region.clone(),
+        topology_zone: config.identity.topology_zone.clone(),
+    }
+}
+
+fn byte_limits(config: &Config) -> Limits {
+    let defer_ms = config.timeouts.max_req_timeout.as_millis();
+    Limits {
+        message_bytes_max: u64::from(config.limits.max_msg_size),
+        body_bytes_max: u64::from(config.limits.max_body_size),
+        ready_count_max: u64::from(config.limits.max_rdy_count),
+        defer_ms_max: u64::try_from(defer_ms).unwrap_or(u64::MAX),
+    }
+}
+
+fn log_config(config: &Config) -> LogConfig {
+    let durability = &config.durability;
+    LogConfig {
+        sync: match durability.sync {
+            SyncMode::Interval => SyncPolicy::Interval,
+            SyncMode::Always => SyncPolicy::Always,
+        },
+        sync_every: durability.sync_every,
+        segment_bytes_max: durability.segment_bytes_max,
+        segment_bytes_min: SEGMENT_BYTES_MIN.min(durability.segment_bytes_max),
+        read_bytes: READ_BYTES,
+    }
+}
+
+/// What `/info` tells, given the bound ports of TCP and HTTP.
+pub(crate) fn info(config: &Config, clock: Clock, (tcp, http): (u16, u16)) -> BrokerInfo {
+    BrokerInfo {
+        version: nsq_cli::VERSION.to_owned(),
+        broadcast_address: config.identity.broadcast_address.clone(),
+        hostname: config.identity.hostname.clone(),
+        http_port: i64::from(http),
+        tcp_port: i64::from(tcp),
+        start_time: clock.start_unix_seconds(),
+        max_heartbeat_interval: config.timeouts.max_heartbeat_interval,
+        max_output_buffer_size: u64::from(config.limits.max_output_buffer_size),
+        max_output_buffer_timeout: config.timeouts.max_output_buffer_timeout,
+        max_deflate_level: config.limits.compression.max_deflate_level,
+        topology_zone: config.identity.topology_zone.clone(),
+        topology_region: config.identity.topology_region.clone(),
+        max_msg_size: u64::from(config.limits.max_msg_size),
+        max_body_size: u64::from(config.limits.max_body_size),
+        max_req_timeout: config.timeouts.max_req_timeout,
+    }
+}

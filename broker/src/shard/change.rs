@@ -1,0 +1,269 @@
+//! Changes of topics and channels, and who waits until they are on disk.
+//!
+//! A change is answered when `nsqd.dat` holds it and, where it moved positions (a new channel's
+//! start, a pause, an emptying), when the topic's checkpoint does.
+
+use nsq_core::TopicKey;
+use nsq_log::SyncPolicy;
+use nsq_proto::{ProtoError, TopicName};
+
+use super::message::{ShardId, ShardMessage};
+use super::publish::connection_mut;
+use super::{Shard, SocketKey};
+use crate::catalogue::{TopicChange, TopicEntry};
+use crate::conn::{Hold, Ticket, response_frame};
+use crate::control::ControlMessage;
+use crate::gateway::{AdminError, AdminRequest};
+
+/// Whom to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ChangeDone {
+    /// The `OK` of a SUB.
+    Subscription(SocketKey, Ticket),
+    /// An HTTP request of a shard.
+    Admin { origin: ShardId, request: u64 },
+}
+
+/// A change that somebody waits for.
+#[derive(Debug)]
+pub(super) struct Change {
+    /// Catalogue version that covers it.
+    version: u64,
+    /// Topic and ticket of the checkpoint that covers it.
+    checkpoint: Option<(TopicKey, u64)>,
+    done: ChangeDone,
+}
+
+impl Shard {
+    /// Sends the topic's present state to the catalogue and returns the version that will hold it.
+    pub(super) fn record_change(&mut self, name: &TopicName) -> u64 {
+        if name.is_ephemeral() {
+            return 0;
+        }
+        let entry = self
+            .core
+            .topic(name.as_str())
+            .and_then(|key| self.core.topic_stats(key));
+        let entry = entry.map(|stats| TopicEntry {
+            paused: stats.paused,
+            channels: stats
+                .channels
+                .into_iter()
+                .map(|c| (c.name, c.paused))
+                .collect(),
+        });
+        self.catalogue_sent += 1;
+        self.shared.control.send(ControlMessage::Catalogue {
+            shard: self.id,
+            version: self.catalogue_sent,
+            change: TopicChange {
+                topic: name.clone(),
+                entry,
+            },
+        });
+        self.catalogue_sent
+    }
+
+    /// Records a change that also moved positions of a topic, and who is to be told.
+    pub(super) fn change_topic(&mut self, topic: TopicKey, name: &TopicName, done: ChangeDone) {
+        let version = self.record_change(name);
+        let durable = self.shared.settings.log.sync == SyncPolicy::Always;
+        let state = self.topics.get(topic);
+        let has_log = state.is_some_and(|state| state.log.is_some() && !state.poisoned);
+        let checkpoint = has_log.then(|| {
+            self.checkpoint(topic, durable);
+            (topic, self.topics[topic].checkpoint_sent)
+        });
+        self.changes.push(Change {
+            version,
+            checkpoint,
+            done,
+        });
+        self.settle_changes();
+    }
+
+    /// `nsqd.dat` was written (or could not be).
+    pub(super) fn on_catalogue_saved(&mut self, version: u64, result: &Result<(), String>) {
+        if let Err(reason) = result {
+            self.on_catalogue_failed(version, reason);
+        }
+        self.catalogue_saved = version;
+        self.settle_changes();
+        let gated: Vec<TopicKey> = self
+            .topics
+            .iter()
+            .filter(|(_, state)| !state.waiters.is_empty() && state.saved_when <= version)
+            .map(|(topic, _)| topic)
+            .collect();
+        for topic in gated {
+            self.answer_waiters(topic);
+        }
+    }
+
+    /// Nothing up to `version` is in the file: refuse what depends on it. New topics are tried again
+    /// with the next housekeeping; until then publishes to them wait.
+    #[cold]
+    fn on_catalogue_failed(&mut self, version: u64, reason: &str) {
+        let (failed, kept) = std::mem::take(&mut self.changes)
+            .into_iter()
+            .partition(|change: &Change| change.version <= version);
+        self.changes = kept;
+        for change in failed {
+            self.tell(change.done, Err(reason));
+        }
+        let unsaved = (self.catalogue_saved + 1)..=version;
+        let topics: Vec<TopicKey> = self
+            .topics
+            .iter()
+            .filter(|(_, state)| unsaved.contains(&state.saved_when))
+            .map(|(topic, _)| topic)
+            .collect();
+        for topic in topics {
+            self.fail_waiters(topic, reason);
+            self.topics[topic].saved_when = u64::MAX;
+            self.unsaved_topics.push(topic);
+        }
+    }
+
+    /// Tries again to get topics into the catalogue that it could not take.
+    pub(super) fn record_unsaved_topics(&mut self) {
+        for topic in std::mem::take(&mut self.unsaved_topics) {
+            let Some(name) = self.core.topic_name(topic).cloned() else {
+                continue;
+            };
+            let version = self.record_change(&name);
+            if let Some(state) = self.topics.get_mut(topic) {
+                state.saved_when = version;
+            }
+        }
+    }
+
+    /// Tells everybody whose change is on disk.
+    pub(super) fn settle_changes(&mut self) {
+        let mut index = 0;
+        while index < self.changes.len() {
+            let change = &self.changes[index];
+            let saved = change.version <= self.catalogue_saved;
+            let checkpointed = change.checkpoint.is_none_or(|(topic, ticket)| {
+                self.topics
+                    .get(topic)
+                    .is_none_or(|state| state.checkpoint_done >= ticket)
+            });
+            if saved && checkpointed {
+                let done = self.changes.remove(index).done;
+                self.tell(done, Ok(()));
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// The topic's log failed or is gone: its checkpoints will not come.
+    pub(super) fn fail_changes_of(&mut self, topic: TopicKey, reason: &str) {
+        let (failed, kept) = std::mem::take(&mut self.changes)
+            .into_iter()
+            .partition(|change: &Change| change.checkpoint.is_some_and(|(key, _)| key == topic));
+        self.changes = kept;
+        for change in failed {
+            self.tell(change.done, Err(reason));
+        }
+    }
+
+    /// The connection is gone: nobody waits for its subscription.
+    pub(super) fn forget_changes_of(&mut self, key: SocketKey) {
+        self.changes
+            .retain(|change| !matches!(change.done, ChangeDone::Subscription(of, _) if of == key));
+    }
+
+    fn tell(&mut self, done: ChangeDone, result: Result<(), &str>) {
+        match (done, result) {
+            (ChangeDone::Subscription(key, ticket), Ok(())) => {
+                if let Some(connection) = connection_mut(&mut self.sockets, key) {
+                    connection.replies.fulfil(ticket, response_frame(b"OK"));
+                }
+                self.release(key, Hold::Change);
+            }
+            (ChangeDone::Subscription(key, ticket), Err(reason)) => {
+                if let Some(connection) = connection_mut(&mut self.sockets, key) {
+                    connection.replies.withdraw(ticket);
+                }
+                self.fail_connection(key, &ProtoError::sub_failed(reason));
+            }
+            (ChangeDone::Admin { origin, request }, result) => {
+                let result = result.map_err(|reason| AdminError::Internal(reason.to_owned()));
+                self.send(origin, ShardMessage::AdminDone { request, result });
+            }
+        }
+    }
+
+    /// Carries out a request of the HTTP door of some shard.
+    pub(super) fn on_admin(&mut self, origin: ShardId, request: u64, admin: &AdminRequest) {
+        let done = ChangeDone::Admin { origin, request };
+        let name = admin.topic();
+        if let AdminRequest::CreateTopic { .. } = admin {
+            let topic = self.topic(name);
+            let version = self.topics[topic].saved_when;
+            self.changes.push(Change {
+                version,
+                checkpoint: None,
+                done,
+            });
+            self.settle_changes();
+            return;
+        }
+        let Some(topic) = self.core.topic(name.as_str()) else {
+            let result = Err(AdminError::TopicNotFound);
+            self.send(origin, ShardMessage::AdminDone { request, result });
+            return;
+        };
+        if self.apply_admin(topic, admin) {
+            self.apply_effects();
+            if self.core.topic(name.as_str()).is_some() {
+                self.change_topic(topic, name, done);
+            } else {
+                let version = self.record_change(name);
+                self.changes.push(Change {
+                    version,
+                    checkpoint: None,
+                    done,
+                });
+                self.settle_changes();
+            }
+        } else {
+            let result = Err(AdminError::ChannelNotFound);
+            self.send(origin, ShardMessage::AdminDone { request, result });
+        }
+    }
+
+    /// `false`: there is no such channel.
+    fn apply_admin(&mut self, topic: TopicKey, admin: &AdminRequest) -> bool {
+        match admin {
+            AdminRequest::CreateTopic { .. } => true,
+            AdminRequest::DeleteTopic { .. } => {
+                self.core.delete_topic(topic);
+                true
+            }
+            AdminRequest::EmptyTopic { .. } => {
+                self.core.empty_topic(topic);
+                true
+            }
+            AdminRequest::PauseTopic { paused, .. } => {
+                self.core.pause_topic(topic, *paused);
+                true
+            }
+            AdminRequest::CreateChannel { channel, .. } => {
+                self.core.create_channel(self.now, topic, channel);
+                true
+            }
+            AdminRequest::DeleteChannel { channel, .. } => {
+                self.core.delete_channel(topic, channel.as_str())
+            }
+            AdminRequest::EmptyChannel { channel, .. } => {
+                self.core.empty_channel(topic, channel.as_str())
+            }
+            AdminRequest::PauseChannel {
+                channel, paused, ..
+            } => self.core.pause_channel(topic, channel.as_str(), *paused),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The end of the turn for connections: one send for everything that gathered, and what follows
+//! from its being gone.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
+
+use nix::sys::socket::{Shutdown, shutdown};
+use nsq_core::Deadline;
+
+use super::publish::connection_mut;
+use super::socket::RingOp;
+use super::{Shard, SocketKey};
+use crate::conn::{Connection, Flush, Hold, Phase, Receive};
+use crate::ring::send_vectored;
+
+/// Unsent bytes of a consumer at which it gets no further messages, and at which it does again.
+const CONSUMER_OUTPUT_MAX: usize = 1024 * 1024;
+const CONSUMER_OUTPUT_RESUME: usize = 256 * 1024;
+
+/// What a flush asks the shard to do with the connection.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Nothing,
+    Close,
+    Linger,
+    Move(usize),
+    Resume,
+}
+
+impl Shard {
+    /// Puts a connection on the list for the end of the turn.
+    pub(super) fn queue_flush(&mut self, key: SocketKey) {
+        let Some(connection) = connection_mut(&mut self.sockets, key) else {
+            return;
+        };
+        if !connection.flush_queued {
+            connection.flush_queued = true;
+            self.flush_queue.push(key);
+        }
+    }
+
+    /// Sends what gathered in this turn. What a flush lets go on (a held command, a move) may queue
+    /// further flushes; they run in the next turn.
+    pub(super) fn flush_sockets(&mut self) {
+        let mut queue = std::mem::take(&mut self.flush_queue);
+        for key in queue.drain(..) {
+            self.flush(key);
+        }
+        if self.flush_queue.is_empty() {
+            self.flush_queue = queue;
+        } else {
+            self.touched = true;
+        }
+    }
+
+    fn flush(&mut self, key: SocketKey) {
+        let Some(socket) = self.sockets.get_mut(key) else {
+            return;
+        };
+        let fd = Rc::clone(&socket.fd);
+        let Some(connection) = socket.tcp() else {
+            return;
+        };
+        connection.flush_queued = false;
+        connection
+            .output
+            .with_tail(|tail| connection.replies.drain_ready(tail));
+        let was_blocked = connection.output.is_blocked();
+        let flushed = connection
+            .output
+            .flush(|slices| send_vectored(fd.as_fd(), slices));
+        match flushed {
+            Err(error) => {
+                let remote = &connection.remote;
+                self.shared
+                    .logger
+                    .error(format_args!("client({remote}) - {error}"));
+                self.close_socket(key);
+                return;
+            }
+            Ok(Flush::Blocked) if !was_blocked => {
+                self.ring_ops.push(RingOp::PollWritable(key));
+                self.restart_write_deadline(key);
+            }
+            Ok(Flush::Blocked) => {}
+            Ok(Flush::Done) => self.cancel_write_deadline(key),
+        }
+        self.settle_writable(key);
+        let Some(connection) = connection_mut(&mut self.sockets, key) else {
+            return;
+        };
+        match next_step(connection) {
+            Next::Nothing => {}
+            Next::Close => self.close_socket(key),
+            Next::Linger => self.linger(key),
+            Next::Move(to) => self.finish_move(key, to),
+            Next::Resume => self.release(key, Hold::Replies),
+        }
+    }
+
+    /// Tells the core when a consumer's output is full and when it has room again.
+    fn settle_writable(&mut self, key: SocketKey) {
+        let Some(connection) = connection_mut(&mut self.sockets, key) else {
+            return;
+        };
+        let unsent = connection.output.len();
+        let Some(subscription) = connection.subscription.as_mut() else {
+            return;
+        };
+        let writable = match subscription.writable {
+            true => unsent <= CONSUMER_OUTPUT_MAX,
+            false => unsent <= CONSUMER_OUTPUT_RESUME,
+        };
+        if writable != subscription.writable {
+            subscription.writable = writable;
+            self.core.set_writable(subscription.consumer, writable);
+            self.touched = true;
+        }
+    }
+
+    fn linger(&mut self, key: SocketKey) {
+        let Some(socket) = self.sockets.get_mut(key) else {
+            return;
+        };
+        let fd = Rc::clone(&socket.fd);
+        let Some(connection) = socket.tcp() else {
+            return;
+        };
+        if connection.eof {
+            self.close_socket(key);
+            return;
+        }
+        connection.phase = Phase::Lingering;
+        // The peer may be gone already; then the ring says so.
+        let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);
+        let at = self.now.after(super::timers::LINGER);
+        let timer = self.core.schedule(at, Deadline::WriteTimeout(key.token()));
+        if let Some(connection) = connection_mut(&mut self.sockets, key) {
+            connection.timers.write = Some(timer);
+        }
+        self.settle_receive(key);
+    }
+}
+
+fn next_step(connection: &Connection) -> Next {
+    match (connection.phase, connection.hold) {
+        (Phase::Closing { linger: false }, _) if connection.is_answered() => Next::Close,
+        (Phase::Closing { linger: true }, _) if connection.is_answered() => Next::Linger,
+        (Phase::Serving, Hold::Moving(to)) if connection.receive == Receive::Off => Next::Move(to),
+        (Phase::Serving, Hold::Replies) if connection.replies.is_empty() => Next::Resume,
+        _ => Next::Nothing,
+    }
+}

@@ -1,0 +1,253 @@
+//! A socket of the HTTP door: the shard's ring below, hyper above.
+//!
+//! The shard receives into `inbox` and stops receiving while that is full; [`HttpStream`] is what
+//! a local task reads and writes. A connection on which nothing arrives for [`HTTP_IDLE`] is closed
+//! (K35).
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use nix::sys::socket::{Shutdown, shutdown};
+use nsq_core::{Deadline, Now, TimerKey};
+
+use super::cell::ShardCell;
+use super::socket::RingOp;
+use super::{Shard, SocketKey};
+use crate::conn::Receive;
+use crate::ring::send_vectored;
+
+/// Received and unread bytes of an HTTP connection, above which nothing more is received.
+const INBOX_BYTES_MAX: usize = 256 * 1024;
+/// How long an HTTP connection may stay silent.
+const HTTP_IDLE: Duration = Duration::from_secs(120);
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct HttpSocket {
+    pub(super) remote: String,
+    pub(super) receive: Receive,
+    inbox: BytesMut,
+    eof: bool,
+    last_received: Now,
+    pub(super) idle_timer: Option<TimerKey>,
+    pub(super) read_waker: Option<Waker>,
+    pub(super) write_waker: Option<Waker>,
+    /// The socket took no more; a poll for room is under way.
+    pub(super) write_blocked: bool,
+}
+
+impl HttpSocket {
+    pub(super) fn new(remote: String, now: Now) -> Self {
+        Self {
+            remote,
+            receive: Receive::Off,
+            inbox: BytesMut::new(),
+            eof: false,
+            last_received: now,
+            idle_timer: None,
+            read_waker: None,
+            write_waker: None,
+            write_blocked: false,
+        }
+    }
+}
+
+impl Shard {
+    fn http(&mut self, key: SocketKey) -> Option<&mut HttpSocket> {
+        self.sockets.get_mut(key)?.http()
+    }
+
+    pub(super) fn on_http_received(&mut self, key: SocketKey, data: &[u8]) {
+        let now = self.now;
+        let Some(http) = self.http(key) else { return };
+        http.inbox.extend_from_slice(data);
+        http.last_received = now;
+        let waker = http.read_waker.take();
+        self.wakers.extend(waker);
+        self.settle_http_receive(key);
+    }
+
+    pub(super) fn on_http_closed(&mut self, key: SocketKey, error: Option<&io::Error>) {
+        let Some(http) = self.http(key) else { return };
+        http.receive = Receive::Off;
+        http.eof = true;
+        if error.is_some() {
+            self.close_socket(key);
+            return;
+        }
+        let waker = http.read_waker.take();
+        self.wakers.extend(waker);
+    }
+
+    /// Stops or starts receiving so that the inbox stays bounded.
+    pub(super) fn settle_http_receive(&mut self, key: SocketKey) {
+        let Some(http) = self.http(key) else { return };
+        let room = http.inbox.len() < INBOX_BYTES_MAX;
+        match http.receive {
+            Receive::On if !room => {
+                http.receive = Receive::Stopping;
+                self.ring_ops.push(RingOp::StopReceive(key));
+            }
+            Receive::Off if room && !http.eof => {
+                http.receive = Receive::On;
+                self.ring_ops.push(RingOp::Receive(key));
+            }
+            Receive::On | Receive::Off | Receive::Stopping => {}
+        }
+    }
+
+    pub(super) fn schedule_http_idle(&mut self, key: SocketKey) {
+        let Some(http) = self.http(key) else { return };
+        let at = http.last_received.after(HTTP_IDLE);
+        let timer = self.core.schedule(at, Deadline::ReadTimeout(key.token()));
+        if let Some(http) = self.http(key) {
+            http.idle_timer = Some(timer);
+        }
+    }
+
+    pub(super) fn on_http_idle(&mut self, key: SocketKey) {
+        let now = self.now;
+        let Some(http) = self.http(key) else { return };
+        http.idle_timer = None;
+        if http.last_received.after(HTTP_IDLE) <= now {
+            self.close_socket(key);
+        } else {
+            self.schedule_http_idle(key);
+        }
+    }
+
+    /// HTTP connections that were accepted and have no task yet.
+    pub(crate) fn take_new_http(&mut self) -> Vec<(SocketKey, String)> {
+        let keys = std::mem::take(&mut self.new_http);
+        keys.into_iter()
+            .filter_map(|key| self.http(key).map(|http| (key, http.remote.clone())))
+            .collect()
+    }
+
+    fn poll_http_read(
+        &mut self,
+        key: SocketKey,
+        cx: &Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(http) = self.http(key) else {
+            return Poll::Ready(Ok(()));
+        };
+        if http.inbox.is_empty() {
+            if http.eof {
+                return Poll::Ready(Ok(()));
+            }
+            http.read_waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let taken = http.inbox.len().min(buffer.remaining());
+        buffer.put_slice(&http.inbox[..taken]);
+        http.inbox.advance(taken);
+        self.settle_http_receive(key);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_http_write(
+        &mut self,
+        key: SocketKey,
+        cx: &Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Some(socket) = self.sockets.get_mut(key) else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
+        let fd = Rc::clone(&socket.fd);
+        let Some(http) = socket.http() else {
+            return Poll::Pending;
+        };
+        if !http.write_blocked {
+            match send_vectored(fd.as_fd(), slices) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    http.write_blocked = true;
+                    http.write_waker = Some(cx.waker().clone());
+                    self.ring_ops.push(RingOp::PollWritable(key));
+                    return Poll::Pending;
+                }
+                other => return Poll::Ready(other),
+            }
+        }
+        http.write_waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn shut_http(&mut self, key: SocketKey) {
+        if let Some(socket) = self.sockets.get(key) {
+            // A peer that is gone already has nothing to be told.
+            let _ = shutdown(socket.fd.as_raw_fd(), Shutdown::Write);
+        }
+    }
+}
+
+/// An HTTP connection as a task sees it. Dropping it closes the socket.
+#[derive(Debug)]
+pub(crate) struct HttpStream {
+    cell: ShardCell,
+    key: SocketKey,
+}
+
+impl HttpStream {
+    pub(crate) fn new(cell: ShardCell, key: SocketKey) -> Self {
+        Self { cell, key }
+    }
+}
+
+impl Drop for HttpStream {
+    fn drop(&mut self) {
+        self.cell.with(|shard| shard.close_socket(self.key));
+    }
+}
+
+impl Read for HttpStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.cell
+            .with(|shard| shard.poll_http_read(self.key, cx, buffer))
+    }
+}
+
+impl Write for HttpStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.cell
+            .with(|shard| shard.poll_http_write(self.key, cx, &[IoSlice::new(data)]))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.cell.with(|shard| shard.shut_http(self.key));
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.cell
+            .with(|shard| shard.poll_http_write(self.key, cx, slices))
+    }
+}

@@ -1,0 +1,548 @@
+//! The logs of a shard's topics: appends, commits, read-ahead, checkpoints, syncs.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use nsq_core::{
+    CheckpointKey, CheckpointScope, Deadline, Now, PublishError, Sequence, TimerKey, TopicKey,
+};
+use nsq_log::{Batch, Disk, LogEvent, OpOutput, OpResult, Token, TopicLog};
+use nsq_proto::TopicName;
+use slotmap::KeyData;
+
+use super::disk::ShardDisk;
+use super::message::{StorageJob, StorageOp};
+use super::publish::Waiter;
+use super::{DiskOpKey, Shard};
+
+/// Shortest time between two checkpoints of a topic (design §3.4).
+const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(250);
+/// Bytes per second that the checkpoints of one topic may write: a large one makes the next wait.
+const CHECKPOINT_BYTES_PER_SECOND: u64 = 16 * 1024 * 1024;
+/// Names the disk in the health of the broker, and what is wrong with it.
+const DISK: &str = "disk";
+const DISK_FULL: &str = "no space left on device";
+/// A log that did nothing for this long closes its files.
+const FILES_IDLE: Duration = Duration::from_secs(10);
+
+/// What the shell keeps for a topic of this shard.
+#[derive(Debug, Default)]
+pub(crate) struct TopicState {
+    /// `None` for an ephemeral topic.
+    pub(super) log: Option<TopicLog>,
+    /// Where the log is.
+    dir: PathBuf,
+    /// Publishers that wait for their `OK`, in the order of their last sequence.
+    pub(super) waiters: VecDeque<Waiter>,
+    /// Everything below may be answered, as far as the log is concerned.
+    pub(super) committed: Sequence,
+    /// The catalogue's version that must be saved before anything is answered.
+    pub(super) saved_when: u64,
+    checkpoint_timer: Option<TimerKey>,
+    /// Ticket of the newest checkpoint submitted, and of the newest one that is on disk.
+    pub(super) checkpoint_sent: u64,
+    pub(super) checkpoint_done: u64,
+    full_checkpoint_wanted: bool,
+    sync_timer: Option<TimerKey>,
+    last_used: Now,
+    in_open_logs: bool,
+    /// The log failed for good.
+    pub(super) poisoned: bool,
+}
+
+impl TopicState {
+    fn new(log: Option<TopicLog>, dir: PathBuf, committed: Sequence, now: Now) -> Self {
+        Self {
+            log,
+            dir,
+            committed,
+            last_used: now,
+            ..Self::default()
+        }
+    }
+}
+
+/// Lends the log of a topic together with its disk; does nothing for topics without one.
+macro_rules! with_log {
+    ($shard:expr, $topic:expr, |$log:ident, $disk:ident| $body:expr) => {{
+        let shard = &mut *$shard;
+        let topic = $topic;
+        shard
+            .topics
+            .get_mut(topic)
+            .and_then(|state| state.log.as_mut())
+            .map(|$log| {
+                let $disk: &mut dyn Disk = &mut ShardDisk {
+                    shard: shard.id,
+                    topic,
+                    ops: &mut shard.disk_ops,
+                    ring: &mut shard.ring_ops,
+                    storage: &shard.shared.storage,
+                };
+                $body
+            })
+    }};
+}
+
+impl Shard {
+    /// The directory of a topic's log. Names are legal file names but for `.` and `..`, which the
+    /// suffix makes harmless.
+    pub(super) fn log_dir(&self, name: &TopicName) -> PathBuf {
+        crate::boot::log_dir(&self.shared.settings.data_path, name)
+    }
+
+    /// Gives a new topic its (still empty) log.
+    pub(super) fn open_log(&mut self, topic: TopicKey, name: &TopicName) {
+        let dir = self.log_dir(name);
+        let log = (!name.is_ephemeral())
+            .then(|| TopicLog::create(dir.clone(), self.shared.settings.log.clone()));
+        let state = TopicState::new(log, dir, Sequence(0), self.now);
+        self.topics.insert(topic, state);
+    }
+
+    /// Takes over a topic that was recovered at start.
+    pub(crate) fn restore(
+        &mut self,
+        name: &TopicName,
+        log: TopicLog,
+        restored: nsq_core::RestoredTopic,
+    ) {
+        let head = restored.head;
+        let topic = self.core.restore_topic(self.now, name, restored);
+        let state = TopicState::new(Some(log), self.log_dir(name), head, self.now);
+        self.topics.insert(topic, state);
+        self.schedule_checkpoint(topic);
+    }
+
+    /// Appends what was published in this turn.
+    pub(super) fn append_batches(&mut self) {
+        let Self {
+            core,
+            topics,
+            disk_ops,
+            ring_ops,
+            shared,
+            id,
+            now,
+            open_logs,
+            ..
+        } = self;
+        core.take_batches(|topic, batch| {
+            let Some(state) = topics.get_mut(topic) else {
+                return;
+            };
+            let Some(log) = state.log.as_mut() else {
+                return;
+            };
+            state.last_used = *now;
+            if !state.in_open_logs {
+                state.in_open_logs = true;
+                open_logs.push(topic);
+            }
+            let batch = Batch {
+                first: batch.first.0,
+                epoch: batch.epoch.0,
+                due_ms: batch.due_ms,
+                frames: batch.frames,
+                ends: batch.ends,
+            };
+            let mut disk = ShardDisk {
+                shard: *id,
+                topic,
+                ops: disk_ops,
+                ring: ring_ops,
+                storage: &shared.storage,
+            };
+            log.append(&mut disk, &batch);
+        });
+    }
+
+    /// Reads ahead for a channel.
+    pub(super) fn fetch(&mut self, topic: TopicKey, from: Sequence) {
+        self.mark_log_used(topic);
+        with_log!(self, topic, |log, disk| log.read(disk, from.0));
+    }
+
+    fn mark_log_used(&mut self, topic: TopicKey) {
+        let Some(state) = self.topics.get_mut(topic) else {
+            return;
+        };
+        state.last_used = self.now;
+        if !state.in_open_logs && state.log.is_some() {
+            state.in_open_logs = true;
+            self.open_logs.push(topic);
+        }
+    }
+
+    /// An operation on the ring is done.
+    pub(super) fn on_disk_op(&mut self, token: u64, result: io::Result<Option<Bytes>>) {
+        let key = DiskOpKey::from(KeyData::from_ffi(token));
+        let Some((topic, token)) = self.disk_ops.remove(key) else {
+            return;
+        };
+        let result = result.map(|data| data.map_or(OpOutput::Done, OpOutput::Data));
+        self.on_disk_result(topic, token, result);
+    }
+
+    /// An operation on the storage thread is done.
+    pub(super) fn on_stored(
+        &mut self,
+        topic: TopicKey,
+        token: Token,
+        result: io::Result<Option<OwnedFd>>,
+    ) {
+        let result =
+            result.map(|file| file.map_or(OpOutput::Done, |file| OpOutput::File(Rc::new(file))));
+        self.on_disk_result(topic, token, result);
+    }
+
+    fn on_disk_result(&mut self, topic: TopicKey, token: Token, result: OpResult) {
+        let mut events = std::mem::take(&mut self.log_events);
+        with_log!(self, topic, |log, disk| log.complete(
+            disk,
+            token,
+            result,
+            &mut events
+        ));
+        for event in events.drain(..) {
+            self.on_log_event(topic, event);
+        }
+        self.log_events = events;
+    }
+
+    fn on_log_event(&mut self, topic: TopicKey, event: LogEvent) {
+        match event {
+            LogEvent::Written { end } => {
+                self.core.on_written(topic, Sequence(end));
+                self.schedule_sync(topic);
+            }
+            LogEvent::Committed { end } => {
+                if let Some(state) = self.topics.get_mut(topic) {
+                    state.committed = Sequence(end);
+                }
+                self.answer_waiters(topic);
+            }
+            LogEvent::Fetched {
+                first,
+                bytes,
+                spans,
+                next,
+                ..
+            } => {
+                let (first, next) = (Sequence(first), Sequence(next));
+                self.core.on_fetched(topic, first, bytes, spans, next);
+            }
+            LogEvent::Unreadable { from, next, reason } => {
+                self.log_topic_error(topic, &format!("lost messages {from}..{next}: {reason}"));
+                self.core
+                    .on_fetch_failed(topic, Sequence(from), Sequence(next));
+            }
+            LogEvent::Checkpointed { ticket } => {
+                if let Some(state) = self.topics.get_mut(topic) {
+                    state.checkpoint_done = ticket;
+                }
+                self.settle_changes();
+            }
+            LogEvent::FullCheckpointWanted => {
+                if let Some(state) = self.topics.get_mut(topic) {
+                    state.full_checkpoint_wanted = true;
+                }
+                self.schedule_checkpoint(topic);
+            }
+            LogEvent::Poisoned { reason } => self.on_poisoned(topic, &reason),
+        }
+    }
+
+    fn on_poisoned(&mut self, topic: TopicKey, reason: &str) {
+        self.log_topic_error(
+            topic,
+            &format!("the log failed, publishes are refused: {reason}"),
+        );
+        if let Some(name) = self.core.topic_name(topic) {
+            self.shared.health.fail(name.as_str(), reason);
+        }
+        if let Some(state) = self.topics.get_mut(topic) {
+            state.poisoned = true;
+        }
+        self.core.on_poisoned(topic, reason.to_owned());
+        self.fail_waiters(topic, reason);
+        self.fail_changes_of(topic, reason);
+    }
+
+    fn log_topic_error(&self, topic: TopicKey, text: &str) {
+        if let Some(name) = self.core.topic_name(topic) {
+            self.shared
+                .logger
+                .error(format_args!("TOPIC({name}): {text}"));
+        }
+    }
+
+    // --- fdatasync under `--sync=interval` ---
+
+    fn schedule_sync(&mut self, topic: TopicKey) {
+        let Some(state) = self.topics.get_mut(topic) else {
+            return;
+        };
+        let due = state.log.as_ref().is_some_and(TopicLog::is_sync_due);
+        if due && state.sync_timer.is_none() {
+            let at = self.now.after(self.shared.settings.sync_timeout);
+            state.sync_timer = Some(self.core.schedule(at, Deadline::Sync(topic)));
+        }
+    }
+
+    pub(super) fn on_sync_due(&mut self, topic: TopicKey) {
+        if let Some(state) = self.topics.get_mut(topic) {
+            state.sync_timer = None;
+        }
+        with_log!(self, topic, |log, disk| log.sync(disk));
+    }
+
+    // --- checkpoints ---
+
+    /// Something that a checkpoint holds has changed.
+    pub(super) fn schedule_checkpoint(&mut self, topic: TopicKey) {
+        let Some(state) = self.topics.get_mut(topic) else {
+            return;
+        };
+        if state.checkpoint_timer.is_none() && state.log.is_some() {
+            let at = self.now.after(CHECKPOINT_INTERVAL);
+            state.checkpoint_timer = Some(self.core.schedule(at, Deadline::Checkpoint(topic)));
+        }
+    }
+
+    pub(super) fn on_checkpoint_due(&mut self, topic: TopicKey) {
+        let Some(state) = self.topics.get_mut(topic) else {
+            return;
+        };
+        state.checkpoint_timer = None;
+        if state.checkpoint_done < state.checkpoint_sent {
+            self.schedule_checkpoint(topic);
+            return;
+        }
+        if !state.full_checkpoint_wanted && !self.core.is_checkpoint_due(topic) {
+            return;
+        }
+        let bytes = self.checkpoint(topic, false);
+        let pause_ms = bytes.saturating_mul(1000) / CHECKPOINT_BYTES_PER_SECOND;
+        let pause = Duration::from_millis(pause_ms).max(CHECKPOINT_INTERVAL);
+        let at = self.now.after(pause);
+        if let Some(state) = self.topics.get_mut(topic) {
+            state.checkpoint_timer = Some(self.core.schedule(at, Deadline::Checkpoint(topic)));
+        }
+    }
+
+    /// Writes a checkpoint now and frees what nothing owes any more. Returns its size in bytes.
+    pub(super) fn checkpoint(&mut self, topic: TopicKey, durable: bool) -> u64 {
+        let Some(state) = self.topics.get_mut(topic) else {
+            return 0;
+        };
+        if state.log.is_none() {
+            return 0;
+        }
+        let full = std::mem::take(&mut state.full_checkpoint_wanted);
+        state.checkpoint_sent += 1;
+        let ticket = state.checkpoint_sent;
+        let scope = if full {
+            CheckpointScope::All
+        } else {
+            CheckpointScope::Changed
+        };
+        let mut entries: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        self.core.checkpoint(topic, scope, |key, value| {
+            entries.push((encode_key(key), value.to_vec()));
+        });
+        let bytes = entries
+            .iter()
+            .map(|(key, value)| (key.len() + value.len()) as u64)
+            .sum();
+        self.mark_log_used(topic);
+        with_log!(self, topic, |log, disk| {
+            log.checkpoint(disk, &entries, full, durable, ticket);
+        });
+        let core = &self.core;
+        if let Some(log) = self
+            .topics
+            .get_mut(topic)
+            .and_then(|state| state.log.as_mut())
+        {
+            log.reclaim(|start, end| core.owes(topic, Sequence(start), Sequence(end)));
+        }
+        bytes
+    }
+
+    // --- free space ---
+
+    /// Refuses publishes before a full disk fails a write, which would be for good.
+    pub(super) fn check_free_space(&mut self) {
+        let settings = &self.shared.settings;
+        let Ok(disk) = nix::sys::statvfs::statvfs(&settings.data_path) else {
+            return;
+        };
+        let block = disk.fragment_size();
+        let wanted = (2 * settings.log.segment_bytes_max).min(disk.blocks() * block / 20);
+        let full = disk.blocks_available() * block < wanted;
+        if full != self.disk_full {
+            self.disk_full = full;
+            if full {
+                self.shared.health.fail(DISK, DISK_FULL);
+                self.shared
+                    .logger
+                    .error(format_args!("NSQ: {DISK_FULL}: publishes are refused"));
+            } else {
+                self.shared.health.recover(DISK);
+            }
+        }
+    }
+
+    /// Why nothing can be published to a topic at the moment, if so.
+    pub(super) fn refusal(&self, topic: TopicKey) -> Option<PublishError> {
+        let logged = self
+            .topics
+            .get(topic)
+            .is_some_and(|state| state.log.is_some());
+        (self.disk_full && logged).then(|| PublishError::Log(DISK_FULL.to_owned()))
+    }
+
+    // --- files of idle logs ---
+
+    /// Closes the files of logs that have been idle; called about once a second.
+    pub(super) fn close_idle_logs(&mut self) {
+        let Self {
+            open_logs,
+            topics,
+            now,
+            ..
+        } = self;
+        open_logs.retain(|topic| {
+            let Some(state) = topics.get_mut(*topic) else {
+                return false;
+            };
+            let Some(log) = state.log.as_mut() else {
+                return false;
+            };
+            if state.last_used.after(FILES_IDLE) > *now || log.pending() > 0 {
+                return true;
+            }
+            log.release_files();
+            state.in_open_logs = log.has_open_files();
+            state.in_open_logs
+        });
+    }
+
+    /// Removes the directory of a log that was dropped. The storage thread works in order: what the
+    /// log asked for before is done by then, and what a new topic of the same name asks for comes
+    /// after. Writes still under way go to files that have no name any more, and their outcomes to a
+    /// key that nobody has.
+    fn remove_log_dir(&self, topic: TopicKey, path: PathBuf) {
+        let op = StorageOp::RemoveAll { path };
+        let job = StorageJob {
+            shard: self.id,
+            topic,
+            token: Token(u64::MAX),
+            op,
+        };
+        self.shared
+            .storage
+            .send(job)
+            .expect("the storage thread lives as long as the shards");
+    }
+
+    /// Removes a topic's log from disk, with everything that waits for it.
+    pub(super) fn drop_log(&mut self, topic: TopicKey) {
+        self.fail_waiters(topic, "exiting");
+        self.fail_changes_of(topic, "exiting");
+        if let Some(state) = self.topics.remove(topic) {
+            if state.log.is_some() {
+                self.remove_log_dir(topic, state.dir);
+            }
+            for timer in [state.checkpoint_timer, state.sync_timer]
+                .into_iter()
+                .flatten()
+            {
+                self.core.cancel(timer);
+            }
+        }
+    }
+
+    /// What the logs could not do for want of descriptors or memory is tried again.
+    pub(super) fn retry_logs(&mut self) {
+        for index in 0..self.open_logs.len() {
+            let topic = self.open_logs[index];
+            with_log!(self, topic, |log, disk| if log.pending() > 0 {
+                log.sync(disk);
+            });
+        }
+    }
+
+    /// Starts an fdatasync of every log that needs one (clean stop); `false` when none does.
+    pub(super) fn sync_dirty_logs(&mut self) -> bool {
+        let is_due = |state: &TopicState| state.log.as_ref().is_some_and(TopicLog::is_sync_due);
+        let due = self
+            .topics
+            .iter()
+            .filter(|(_, state)| is_due(state) && !state.poisoned);
+        let due: Vec<TopicKey> = due.map(|(topic, _)| topic).collect();
+        for topic in &due {
+            self.on_sync_due(*topic);
+        }
+        !due.is_empty()
+    }
+
+    /// Checkpoints every topic in which something changed (clean stop).
+    pub(super) fn checkpoint_all(&mut self) {
+        for topic in self.topics.keys().collect::<Vec<_>>() {
+            if self.core.is_checkpoint_due(topic) {
+                self.checkpoint(topic, true);
+            }
+        }
+    }
+
+    /// Some log still has operations under way.
+    pub(super) fn logs_pending(&self) -> bool {
+        self.topics
+            .values()
+            .any(|state| state.log.as_ref().is_some_and(|log| log.pending() > 0))
+    }
+}
+
+/// `kind u8 | channel u32 | page u64`, big-endian, so that the journal sorts as the core does.
+fn encode_key(key: CheckpointKey) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(13);
+    bytes.push(key.kind);
+    bytes.extend_from_slice(&key.channel.to_be_bytes());
+    bytes.extend_from_slice(&key.page.to_be_bytes());
+    bytes
+}
+
+/// The inverse of `encode_key`; `None` for bytes that are no key.
+pub(crate) fn decode_key(bytes: &[u8]) -> Option<CheckpointKey> {
+    let (kind, rest) = bytes.split_first()?;
+    let (channel, page) = rest.split_at_checked(4)?;
+    Some(CheckpointKey {
+        kind: *kind,
+        channel: u32::from_be_bytes(channel.try_into().ok()?),
+        page: u64::from_be_bytes(page.try_into().ok()?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoint_keys_survive_the_journal() {
+        let key = CheckpointKey {
+            kind: 2,
+            channel: 7,
+            page: 1 << 40,
+        };
+        assert_eq!(decode_key(&encode_key(key)), Some(key));
+        assert_eq!(decode_key(&[1, 2, 3]), None);
+        assert_eq!(decode_key(&[0; 14]), None);
+    }
+}

@@ -1,0 +1,278 @@
+//! A shard: everything that one core of the broker owns, and the turn in which it moves.
+//!
+//! [`Shard`] holds the queue semantics (`nsq_core`), the logs of its topics, its sockets, and what
+//! is on its way to other shards. It is reached only through [`cell::ShardCell`], whose closures
+//! are not async, so that no borrow can live across an await. Nothing acts on an arriving packet
+//! alone: input is applied to the core as it comes, and once a turn [`Shard::finish_turn`] hands
+//! out messages, appends to the logs, and flushes.
+//!
+//! What the ring is to do is queued in `ring_ops` and submitted by the [`driver`] after the turn.
+//!
+//! Hot path (`session`, `publish`, `flush`): no allocation, formatting, await or atomic per message.
+
+pub(crate) mod cell;
+mod change;
+mod disk;
+pub(crate) mod driver;
+mod effects;
+mod flush;
+mod http_socket;
+pub(crate) mod logs;
+pub(crate) mod message;
+mod movement;
+mod publish;
+mod receive;
+mod session;
+mod socket;
+pub(crate) mod stats;
+mod stop;
+mod timers;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+
+use nsq_core::{Effect, Now, Shard as Core, TopicKey};
+use nsq_log::{LogEvent, Token};
+use nsq_proto::TopicName;
+use rustc_hash::FxHashMap;
+use slotmap::{SecondaryMap, SlotMap};
+
+use crate::clock::Clock;
+use crate::shared::Shared;
+use change::Change;
+use logs::TopicState;
+use message::{PublishOutcome, ShardId, ShardMessage};
+use publish::Outgoing;
+use socket::{RingOp, Socket};
+
+pub(crate) use socket::SocketKey;
+
+slotmap::new_key_type! {
+    /// An operation of a log that the ring is carrying out.
+    pub(crate) struct DiskOpKey;
+}
+
+/// What this shard owes another one.
+#[derive(Debug, Default)]
+struct Outbox {
+    /// Publishes gathered in this turn.
+    publishes: Outgoing,
+    /// Outcomes of the other's publishes, gathered in this turn.
+    outcomes: Vec<PublishOutcome>,
+    /// Messages that its mailbox had no room for, oldest first.
+    waiting: VecDeque<ShardMessage>,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    id: ShardId,
+    shared: Arc<Shared>,
+    clock: Clock,
+    now: Now,
+    core: Core,
+    sockets: SlotMap<SocketKey, Socket>,
+    topics: SecondaryMap<TopicKey, TopicState>,
+    /// Topics whose log may have open files, for closing those of the idle ones.
+    open_logs: Vec<TopicKey>,
+    disk_ops: SlotMap<DiskOpKey, (TopicKey, Token)>,
+    ring_ops: Vec<RingOp>,
+    /// Connections with something to send or to settle at the end of the turn.
+    flush_queue: Vec<SocketKey>,
+    /// Connections whose commands wait for [`crate::conn::Hold::Congestion`] to pass.
+    congested: Vec<SocketKey>,
+    outboxes: Vec<Outbox>,
+    changes: Vec<Change>,
+    /// Number of the newest change sent to the catalogue, and of the newest one that is saved.
+    catalogue_sent: u64,
+    catalogue_saved: u64,
+    /// Topics that the catalogue could not take.
+    unsaved_topics: Vec<TopicKey>,
+    /// The disk has too little room left: publishes are refused.
+    disk_full: bool,
+    /// Requests of local tasks that wait for an answer.
+    requests: FxHashMap<u64, cell::Request>,
+    next_request: u64,
+    /// HTTP connections that have no task yet.
+    new_http: Vec<SocketKey>,
+    /// Tasks to wake after the turn.
+    wakers: Vec<Waker>,
+    /// A local task changed something: do not park before another turn.
+    touched: bool,
+    stopping: Option<stop::Stopping>,
+    /// Scratch, empty between uses.
+    log_events: Vec<LogEvent>,
+    effects: Vec<Effect>,
+}
+
+impl Shard {
+    pub(crate) fn new(id: ShardId, shared: Arc<Shared>) -> Self {
+        let clock = shared.clock;
+        let now = clock.now();
+        let shards = shared.shard_count();
+        Self {
+            id,
+            core: Core::new(shared.settings.core_limits(id), now),
+            shared,
+            clock,
+            now,
+            sockets: SlotMap::with_key(),
+            topics: SecondaryMap::new(),
+            open_logs: Vec::new(),
+            disk_ops: SlotMap::with_key(),
+            ring_ops: Vec::new(),
+            flush_queue: Vec::new(),
+            congested: Vec::new(),
+            outboxes: (0..shards).map(|_| Outbox::default()).collect(),
+            changes: Vec::new(),
+            catalogue_sent: 0,
+            catalogue_saved: 0,
+            unsaved_topics: Vec::new(),
+            disk_full: false,
+            requests: FxHashMap::default(),
+            next_request: 0,
+            new_http: Vec::new(),
+            wakers: Vec::new(),
+            touched: false,
+            stopping: None,
+            log_events: Vec::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// Reads the clock for a new turn.
+    pub(crate) fn begin_turn(&mut self) -> Now {
+        self.now = self.clock.now();
+        self.touched = false;
+        self.now
+    }
+
+    /// Everything that happens once per turn, after input was applied.
+    pub(crate) fn finish_turn(&mut self) {
+        self.core.advance(self.now);
+        self.apply_effects();
+        self.resume_congested();
+        self.core.dispatch(self.now);
+        self.apply_effects();
+        self.append_batches();
+        self.flush_sockets();
+        self.send_outboxes();
+        self.stop_step();
+    }
+
+    /// Which shard owns a topic: the same in every run with the same number of shards.
+    fn owner_of(&self, topic: &str) -> ShardId {
+        owner(topic, self.outboxes.len())
+    }
+
+    /// Finds or creates a topic of this shard.
+    fn topic(&mut self, name: &TopicName) -> TopicKey {
+        if let Some(key) = self.core.topic(name.as_str()) {
+            return key;
+        }
+        let key = self.core.create_topic(self.now, name);
+        self.open_log(key, name);
+        let version = self.record_change(name);
+        self.topics[key].saved_when = version;
+        key
+    }
+
+    /// Sends a message to a shard, this one included.
+    fn send(&mut self, to: ShardId, message: ShardMessage) {
+        let waiting = &mut self.outboxes[to].waiting;
+        if !waiting.is_empty() {
+            waiting.push_back(message);
+        } else if let Err(back) = self.shared.mailboxes.of(to).try_send(message) {
+            waiting.push_back(back);
+        }
+    }
+
+    /// Takes a message from another thread.
+    pub(crate) fn on_message(&mut self, message: ShardMessage) {
+        match message {
+            ShardMessage::Connection(socket, connection) => self.adopt(socket, connection),
+            ShardMessage::Publish(batch) => self.on_remote_publishes(*batch),
+            ShardMessage::Published(outcomes) => self.on_published(outcomes),
+            ShardMessage::Admin {
+                origin,
+                request,
+                admin,
+            } => self.on_admin(origin, request, &admin),
+            ShardMessage::AdminDone { request, result } => self.on_admin_done(request, result),
+            ShardMessage::Stats {
+                origin,
+                request,
+                filter,
+            } => {
+                let part = Box::new(self.stats_part(&filter));
+                self.send(origin, ShardMessage::StatsDone { request, part });
+            }
+            ShardMessage::StatsDone { request, part } => self.on_stats_part(request, *part),
+            ShardMessage::CatalogueSaved { version, result } => {
+                self.on_catalogue_saved(version, &result);
+            }
+            ShardMessage::Stored {
+                topic,
+                token,
+                result,
+            } => self.on_stored(topic, token, result),
+            ShardMessage::Serve => self.serve_clients(),
+            ShardMessage::Stop => self.begin_stop(),
+        }
+    }
+
+    fn send_outboxes(&mut self) {
+        for to in 0..self.outboxes.len() {
+            if let Some(batch) = self.outboxes[to].publishes.take(self.id) {
+                self.send(to, ShardMessage::Publish(Box::new(batch)));
+            }
+            if !self.outboxes[to].outcomes.is_empty() {
+                let outcomes = std::mem::take(&mut self.outboxes[to].outcomes);
+                self.send(to, ShardMessage::Published(outcomes));
+            }
+            let outbox = &mut self.outboxes[to];
+            while let Some(message) = outbox.waiting.pop_front() {
+                if let Err(back) = self.shared.mailboxes.of(to).try_send(message) {
+                    outbox.waiting.push_front(back);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// A message waits for room in another shard's mailbox.
+    fn has_outbox_backlog(&self) -> bool {
+        self.outboxes
+            .iter()
+            .any(|outbox| !outbox.waiting.is_empty())
+    }
+}
+
+/// FNV-1a over the name, spread over the shards; independent of the process and the machine.
+pub(crate) fn owner(topic: &str, shards: usize) -> ShardId {
+    let hash = topic.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mixed = hash ^ (hash >> 32);
+    usize::try_from(mixed % shards as u64).expect("smaller than the number of shards")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::owner;
+
+    #[test]
+    fn topics_spread_over_shards_and_stay_where_they_are() {
+        let mut counts = [0; 4];
+        for i in 0..4000 {
+            counts[owner(&format!("topic-{i}"), 4)] += 1;
+        }
+        assert!(
+            counts.iter().all(|count| (800..1200).contains(count)),
+            "{counts:?}"
+        );
+        assert_eq!(owner("orders", 4), owner("orders", 4));
+        assert_eq!(owner("anything", 1), 0);
+    }
+}

@@ -1,0 +1,235 @@
+//! What every thread of the broker may look at: settings, the way to each other, and the few
+//! things that change while it runs. Nothing here is touched per message.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use nsq_cli::Logger;
+use nsq_core::{NodeId, ShardLimits};
+use nsq_log::LogConfig;
+use nsq_proto::{IdentifyLimits, IdentifyReply, IdentifyRequest, Limits};
+
+use crate::clock::Clock;
+use crate::config::{RuntimeChange, RuntimeConfig};
+use crate::control::ControlSender;
+use crate::gateway::BrokerInfo;
+use crate::mailbox::Mailbox;
+use crate::shard::message::{ShardId, ShardMessage, StorageJob};
+
+/// What the flags settled, as the shards need it.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// `--data-path`.
+    pub(crate) data_path: PathBuf,
+    /// `--node-id`.
+    pub(crate) node: NodeId,
+    /// Byte limits of the decoder.
+    pub(crate) limits: Limits,
+    /// Ranges of IDENTIFY.
+    pub(crate) identify: IdentifyLimits,
+    /// Heartbeats of a client that asks for none.
+    pub(crate) heartbeat_interval: Duration,
+    /// `--max-req-timeout`.
+    pub(crate) max_req_timeout: Duration,
+    /// `--mem-queue-size`.
+    pub(crate) mem_queue_size: u64,
+    /// `--max-channel-consumers`; 0 = unlimited.
+    pub(crate) channel_consumers_max: u32,
+    /// `--requeue-on-disconnect`.
+    pub(crate) requeue_on_disconnect: bool,
+    /// How logs are laid out and when they commit.
+    pub(crate) log: LogConfig,
+    /// `--sync-timeout`.
+    pub(crate) sync_timeout: Duration,
+    /// Bytes of message caches per shard.
+    pub(crate) cache_bytes_max: usize,
+    /// How long an idle shard spins before it parks.
+    pub(crate) spin: Duration,
+    /// Authorization is asked for and cannot be had yet: refuse.
+    pub(crate) auth_required: bool,
+    /// TLS is required and cannot be had yet: refuse.
+    pub(crate) tls_required: bool,
+    /// Version as IDENTIFY and `/info` show it.
+    pub(crate) version: String,
+    /// `--topology-region`.
+    pub(crate) topology_region: String,
+    /// `--topology-zone`.
+    pub(crate) topology_zone: String,
+}
+
+/// Bytes gathered and not yet written, per shard, above which publishers wait.
+const UNWRITTEN_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+impl Settings {
+    /// The bounds of one shard's core.
+    pub(crate) fn core_limits(&self, shard: ShardId) -> ShardLimits {
+        ShardLimits {
+            node: self.node,
+            mem_queue_size: self.mem_queue_size,
+            msg_timeout_max: self.identify.max_msg_timeout,
+            requeue_delay_max: self.max_req_timeout,
+            channel_consumers_max: self.channel_consumers_max,
+            requeue_on_disconnect: self.requeue_on_disconnect,
+            cache_bytes_max: self.cache_bytes_max,
+            unwritten_bytes_max: UNWRITTEN_BYTES_MAX,
+            seed: shard as u64 + 1,
+        }
+    }
+
+    /// The JSON that answers a negotiating IDENTIFY.
+    pub(crate) fn identify_reply(&self, request: &IdentifyRequest) -> String {
+        let level_max = self.identify.max_deflate_level;
+        IdentifyReply {
+            max_rdy_count: self.limits.ready_count_max,
+            version: &self.version,
+            max_msg_timeout: millis(self.identify.max_msg_timeout),
+            msg_timeout: millis(request.msg_timeout),
+            tls_v1: false,
+            deflate: false,
+            deflate_level: level_max.min(6),
+            max_deflate_level: level_max,
+            snappy: false,
+            sample_rate: request.sample_rate,
+            auth_required: self.auth_required,
+            output_buffer_size: request.output_buffer_size,
+            output_buffer_timeout: millis(request.output_buffer_timeout),
+            topology_region: &self.topology_region,
+            topology_zone: &self.topology_zone,
+        }
+        .to_json()
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Which logs failed (K27: each for itself, and for good).
+#[derive(Default)]
+pub(crate) struct Health(Mutex<BTreeMap<String, String>>);
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Health")
+    }
+}
+
+impl Health {
+    /// Something failed.
+    #[cold]
+    pub(crate) fn fail(&self, what: &str, reason: &str) {
+        self.lock().insert(what.to_owned(), reason.to_owned());
+    }
+
+    /// It works again.
+    pub(crate) fn recover(&self, what: &str) {
+        self.lock().remove(what);
+    }
+
+    /// `None` while nothing has failed.
+    #[must_use]
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.lock()
+            .iter()
+            .next()
+            .map(|(what, reason)| format!("{what}: {reason}"))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// What the flags settled.
+    pub(crate) settings: Settings,
+    /// For the operators.
+    pub(crate) logger: Logger,
+    /// The same for all shards.
+    pub(crate) clock: Clock,
+    /// Whether everything works.
+    pub(crate) health: Health,
+    /// What `/info` tells.
+    pub(crate) info: BrokerInfo,
+    /// `/config`.
+    pub(crate) runtime: RuntimeConfig,
+    /// What to log when the doors open.
+    pub(crate) listening: Vec<String>,
+    /// The shards' mailboxes, by shard; set once all shards have made theirs.
+    pub(crate) mailboxes: Mailboxes,
+    /// The storage thread.
+    pub(crate) storage: Sender<StorageJob>,
+    /// The control thread.
+    pub(crate) control: ControlSender,
+}
+
+/// The shards' mailboxes. Each shard makes its own, on its own thread, before the first is used.
+#[derive(Debug)]
+pub(crate) struct Mailboxes(Vec<OnceLock<Mailbox<ShardMessage>>>);
+
+impl Mailboxes {
+    pub(crate) fn new(shards: usize) -> Self {
+        Self((0..shards).map(|_| OnceLock::new()).collect())
+    }
+
+    /// Makes a shard's mailbox known. Called once per shard, before the first message to it.
+    pub(crate) fn open(&self, shard: ShardId, mailbox: Mailbox<ShardMessage>) {
+        assert!(
+            self.0[shard].set(mailbox).is_ok(),
+            "a shard opens its mailbox once"
+        );
+    }
+
+    /// Puts a message into a shard's mailbox, waiting for room. Not for the shards themselves: a
+    /// full mailbox drains within a turn of its shard, which never waits for other threads.
+    pub(crate) fn deliver(&self, shard: ShardId, mut message: ShardMessage) {
+        let Some(mailbox) = self.0[shard].get() else {
+            return;
+        };
+        while let Err(back) = mailbox.try_send(message) {
+            message = back;
+            std::thread::yield_now();
+        }
+    }
+
+    /// The mailbox of a shard.
+    pub(crate) fn of(&self, shard: ShardId) -> &Mailbox<ShardMessage> {
+        self.0[shard]
+            .get()
+            .expect("every shard opens its mailbox before any is told to serve")
+    }
+}
+
+impl Shared {
+    /// `GET /config/<key>`: the value and whether it is JSON.
+    pub(crate) fn config_get(&self, key: &str) -> Option<(String, bool)> {
+        self.runtime.get(key)
+    }
+
+    /// `PUT /config/<key>`.
+    pub(crate) fn config_put(
+        &self,
+        key: &str,
+        body: &[u8],
+    ) -> Result<(String, bool), &'static str> {
+        let change = self.runtime.put(key, body)?;
+        match &change {
+            RuntimeChange::LogLevel(level) => self.logger.set_level(*level),
+            // Kept for the peers that are yet to come; shown by `GET` meanwhile.
+            RuntimeChange::LookupdTcpAddresses(_) => {}
+        }
+        Ok(change.to_body())
+    }
+
+    /// How many shards there are.
+    #[must_use]
+    pub(crate) fn shard_count(&self) -> usize {
+        self.mailboxes.0.len()
+    }
+}

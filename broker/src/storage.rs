@@ -1,0 +1,170 @@
+//! The storage thread: file operations that touch names and so may block for milliseconds.
+//!
+//! One thread for the whole process, so that operations run in the order in which they were
+//! asked for: a directory is removed before a new one of the same name is made. The ring threads
+//! never wait for it; outcomes come back through the shards' mailboxes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
+
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use crate::shard::message::{ShardMessage, StorageJob, StorageOp};
+use crate::shared::Mailboxes;
+
+/// Files of the broker are for its user only, as the reference's.
+const FILE_MODE: u32 = 0o600;
+
+/// Carries out jobs until every sender of jobs is gone.
+pub(crate) fn run(jobs: &Receiver<StorageJob>, mailboxes: &Mailboxes) {
+    for StorageJob {
+        shard,
+        topic,
+        token,
+        op,
+    } in jobs
+    {
+        let result = carry_out(op);
+        mailboxes.deliver(
+            shard,
+            ShardMessage::Stored {
+                topic,
+                token,
+                result,
+            },
+        );
+    }
+}
+
+fn carry_out(op: StorageOp) -> io::Result<Option<OwnedFd>> {
+    match op {
+        StorageOp::Open { path } => open(&path).map(Some),
+        StorageOp::Create { path, len } => create(&path, len).map(Some),
+        StorageOp::Recycle { from, to } => {
+            fs::rename(&from, &to)?;
+            sync_parent(&to)?;
+            open(&to).map(Some)
+        }
+        StorageOp::Replace { path, contents } => {
+            replace(&path, &contents)?;
+            open(&path).map(Some)
+        }
+        StorageOp::Remove { path } => missing_is_fine(fs::remove_file(path)).map(|()| None),
+        StorageOp::RemoveAll { path } => missing_is_fine(fs::remove_dir_all(path)).map(|()| None),
+    }
+}
+
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    Ok(OpenOptions::new().read(true).write(true).open(path)?.into())
+}
+
+fn create(path: &Path, len: u64) -> io::Result<OwnedFd> {
+    make_parent(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(FILE_MODE)
+        .open(path)?;
+    let preallocated = i64::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+    if preallocated > 0 {
+        match fallocate(&file, FallocateFlags::empty(), 0, preallocated) {
+            // Not every file system can; a sparse file serves as well, if less evenly.
+            Err(nix::errno::Errno::EOPNOTSUPP) => file.set_len(len)?,
+            other => other?,
+        }
+    }
+    sync_parent(path)?;
+    Ok(file.into())
+}
+
+/// Writes `contents` to `path` so that after a crash either the old or the new file is there.
+///
+/// # Errors
+/// Of any step; the old file is untouched then.
+pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    make_parent(path)?;
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".tmp");
+    let aside = PathBuf::from(aside);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(FILE_MODE)
+        .open(&aside)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    fs::rename(&aside, path)?;
+    sync_parent(path)
+}
+
+/// The parent directory, made durable itself if it was missing.
+fn make_parent(path: &Path) -> io::Result<()> {
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
+    if parent.as_os_str().is_empty() || parent.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(parent)?;
+    sync_parent(parent)
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+fn missing_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn create_preallocates_and_refuses_what_exists() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/segment");
+        create(&path, 8192).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 8192);
+        assert_eq!(
+            create(&path, 1).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
+    }
+
+    #[test]
+    fn replace_leaves_no_leftover() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        replace(&path, b"one").unwrap();
+        replace(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn removing_what_is_not_there_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        carry_out(StorageOp::Remove {
+            path: dir.path().join("x"),
+        })
+        .unwrap();
+        carry_out(StorageOp::RemoveAll {
+            path: dir.path().join("y"),
+        })
+        .unwrap();
+    }
+}
