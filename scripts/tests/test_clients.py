@@ -1,0 +1,78 @@
+"""Real client libraries: the same scenario through go-nsq and pynsq must give the same result with every broker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Dict, List
+
+from harness import Context, case, equal
+
+SCENARIO_PATIENCE_S = 150
+
+
+def once(count: int) -> Dict[str, object]:
+    return {"deliveries": count, "distinct": count, "attempts": {"1": count}, "early": 0}
+
+
+EXPECTED = {
+    "fanout": {"a": once(520), "b": once(520)},
+    "requeue": {"deliveries": 100, "distinct": 50, "attempts": {"1": 50, "2": 50}, "early": 0},
+    "touch": once(1),
+    "timeout": {"deliveries": 2, "distinct": 1, "attempts": {"1": 1, "2": 1}, "early": 0},
+    "in_flight": {"tally": once(20), "peak": 5},
+}
+TOPICS = {"fanout": 520, "requeue": 50, "touch": 1, "timeout": 1, "inflight": 20}
+
+
+def play(context: Context, command: List[str], prefix: str) -> None:
+    """Runs a client program and compares what it saw, and what the broker counted, with the expectation."""
+    broker = context.broker()
+    command = [part.replace("ADDRESS", f"127.0.0.1:{broker.tcp_port}").replace("PREFIX", prefix) for part in command]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=SCENARIO_PATIENCE_S)
+    assert result.returncode == 0, f"the client failed: {result.stderr[-2000:]}"
+    found = json.loads(result.stdout)
+    for part, expected in EXPECTED.items():
+        equal(found[part], expected, part)
+    for topic, count in TOPICS.items():
+        entry = broker.topic(prefix + topic)
+        equal(entry["message_count"], count, f"message_count of {topic}")
+        for channel in entry["channels"]:
+            left = [channel[key] for key in ("depth", "in_flight_count", "deferred_count")]
+            equal(left, [0, 0, 0], f"what is left in {topic}:{channel['channel_name']}")
+            equal(channel["message_count"], count, "message_count of the channel")
+    counts = broker.channel(prefix + "requeue", "ch"), broker.channel(prefix + "timeout", "ch")
+    equal((counts[0]["requeue_count"], counts[0]["timeout_count"]), (50, 0), "counters of requeue")
+    equal((counts[1]["requeue_count"], counts[1]["timeout_count"]), (0, 1), "counters of timeout")
+
+
+@case("clients", needs=("go",))
+def go_nsq(context: Context) -> None:
+    play(context, [str(context.settings.go_client), "scenario", "--tcp", "ADDRESS", "--prefix", "PREFIX"], "go-")
+
+
+@case("clients", needs=("pynsq",))
+def pynsq(context: Context) -> None:
+    script = __file__.replace("test_clients", "client_pynsq")
+    play(context, [str(context.settings.pynsq_python), script, "ADDRESS", "PREFIX"], "py-")
+
+
+@case("clients", needs=("go", "pynsq"))
+def both_at_once(context: Context) -> None:
+    """The two scenarios side by side on one broker, with topics of their own."""
+    broker = context.broker()
+    address = f"127.0.0.1:{broker.tcp_port}"
+    script = __file__.replace("test_clients", "client_pynsq")
+    commands = (
+        [str(context.settings.go_client), "scenario", "--tcp", address, "--prefix", "go-"],
+        [str(context.settings.pynsq_python), script, address, "py-"],
+    )
+    processes = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for c in commands]
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=SCENARIO_PATIENCE_S)
+            assert process.returncode == 0, f"a client failed: {err[-2000:]}"
+            equal(json.loads(out), EXPECTED, "result")
+    finally:
+        for process in processes:
+            process.kill()
