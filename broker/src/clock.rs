@@ -7,30 +7,42 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use nsq_core::Now;
 
+/// Tries to read both clocks at the same time.
+const READS: u32 = 32;
+
 /// Shared by all shards; copies tell the same time.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock {
+pub struct Clock {
     start_unix_ns: u64,
     start: Instant,
 }
 
 impl Clock {
-    /// Reads the wall clock, once per process.
+    /// Reads the wall clock, once per process. The two clocks are read until nothing came between
+    /// them: were they apart, the due times of this process would be off for the next one.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the place")]
-    pub(crate) fn start() -> Self {
-        let unix = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+    pub fn start() -> Self {
+        let read = || {
+            let before = Instant::now();
+            let unix = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            (before.elapsed(), before, unix)
+        };
+        let (_, start, unix) = (0..READS)
+            .map(|_| read())
+            .min_by_key(|(apart, ..)| *apart)
+            .unwrap_or_else(read);
         Self {
             start_unix_ns: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX / 2),
-            start: Instant::now(),
+            start,
         }
     }
 
     /// The time of a turn.
     #[must_use]
-    pub(crate) fn now(&self) -> Now {
+    pub fn now(&self) -> Now {
         let elapsed = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX / 2);
         Now(self.start_unix_ns.saturating_add(elapsed))
     }

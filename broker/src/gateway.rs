@@ -9,6 +9,8 @@ use bytes::Bytes;
 use nsq_core::{ChannelStats, TopicStats};
 use nsq_proto::{ChannelName, TopicName};
 
+use crate::clock::Clock;
+
 /// A change of topics and channels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(
@@ -150,6 +152,8 @@ pub struct ClientStats {
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "named after the JSON keys of /info")]
 pub struct BrokerInfo {
+    /// The clock of the process, for what is shown and logged.
+    pub clock: Clock,
     pub version: String,
     pub broadcast_address: String,
     pub hostname: String,

@@ -6,7 +6,7 @@
 
 pub mod boot;
 mod catalogue;
-mod clock;
+pub mod clock;
 pub mod config;
 mod conn;
 mod control;

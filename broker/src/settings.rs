@@ -83,6 +83,7 @@ fn log_config(config: &Config) -> LogConfig {
 /// What `/info` tells, given the bound ports of TCP and HTTP.
 pub(crate) fn info(config: &Config, clock: Clock, (tcp, http): (u16, u16)) -> BrokerInfo {
     BrokerInfo {
+        clock,
         version: nsq_cli::VERSION.to_owned(),
         broadcast_address: config.identity.broadcast_address.clone(),
         hostname: config.identity.hostname.clone(),

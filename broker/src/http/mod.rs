@@ -42,7 +42,6 @@ use self::body::{BodyError, RequestBody};
 use self::linger::LingeringStream;
 use self::response::{ApiError, Response};
 use self::routes::{Endpoint, Routed};
-use crate::clock::Clock;
 use crate::gateway::Broker;
 
 /// Longest request head, and most that is read from the socket at once.
@@ -82,7 +81,6 @@ where
         broker,
         remote,
         has_unread_body,
-        clock: Clock::start(),
     };
     let connection = hyper::server::conn::http1::Builder::new()
         .title_case_headers(true)
@@ -100,7 +98,6 @@ struct Door<B> {
     remote: String,
     /// The last answer went out before the body of its request was read.
     has_unread_body: Rc<Cell<bool>>,
-    clock: Clock,
 }
 
 type Request = http::Request<Incoming>;
@@ -108,7 +105,7 @@ type Request = http::Request<Incoming>;
 impl<B: Broker> Door<B> {
     /// One request, from its head to its answer.
     async fn serve(&self, request: Request) -> Result<Response, Infallible> {
-        let start = self.clock.now();
+        let start = self.broker.info().clock.now();
         let (head, incoming) = request.into_parts();
         let expects_continue = head
             .headers
@@ -120,7 +117,7 @@ impl<B: Broker> Door<B> {
             response::close(&mut response);
         }
         if is_logged {
-            let elapsed = self.clock.now().0.saturating_sub(start.0);
+            let elapsed = self.broker.info().clock.now().0.saturating_sub(start.0);
             self.broker.log_access(format_args!(
                 "{} {} {} ({}) {}",
                 response.status().as_str(),
@@ -187,7 +184,7 @@ impl<B: Broker> Door<B> {
             Endpoint::Info => Ok(info::answer(broker.info())),
             Endpoint::Stats => {
                 ignore(body).await?;
-                stats::answer(broker, query, self.clock.now()).await
+                stats::answer(broker, query, self.broker.info().clock.now()).await
             }
             Endpoint::Topic(action) => {
                 ignore(body).await?;

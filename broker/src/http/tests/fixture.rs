@@ -146,6 +146,7 @@ impl Broker for FakeBroker {
 /// Limits are small, so that tests can reach them.
 fn info() -> BrokerInfo {
     BrokerInfo {
+        clock: crate::clock::Clock::start(),
         version: "1.3.0".to_owned(),
         broadcast_address: "vm".to_owned(),
         hostname: "vm".to_owned(),
