@@ -14,11 +14,10 @@ mod stats;
 mod time;
 mod topics;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use bytes::BytesMut;
 use nsq_proto::TopicName;
-use rustc_hash::FxHashMap;
 use slotmap::SlotMap;
 
 use crate::channel::Channel;
@@ -40,7 +39,8 @@ pub struct Shard {
     /// The latest time seen; calls without a time happen at it.
     now: Now,
     topics: SlotMap<TopicKey, Topic>,
-    names: FxHashMap<TopicName, TopicKey>,
+    /// Peers choose the names: the hasher is keyed.
+    names: HashMap<TopicName, TopicKey>,
     channels: SlotMap<ChannelKey, Channel>,
     consumers: SlotMap<ConsumerKey, Consumer>,
     timers: Timers,
@@ -90,7 +90,7 @@ impl Shard {
         Self {
             now,
             topics: SlotMap::with_key(),
-            names: FxHashMap::default(),
+            names: HashMap::new(),
             channels: SlotMap::with_key(),
             consumers: SlotMap::with_key(),
             timers: Timers::new(now),

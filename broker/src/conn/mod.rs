@@ -15,13 +15,12 @@
 mod output;
 mod replies;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use nsq_core::{ConsumerKey, Now, TimerKey, TopicKey};
 use nsq_proto::{SessionState, TopicName};
-use rustc_hash::FxHashMap;
 
 pub(crate) use output::{Flush, Output};
 pub(crate) use replies::{PublishVerb, Replies, Ticket, error_frame, response_frame};
@@ -104,7 +103,7 @@ struct LastTopic {
 /// Traffic of a producer, for its placement and for the stats.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    counts: FxHashMap<TopicName, u64>,
+    counts: HashMap<TopicName, u64>,
     last: Option<LastTopic>,
     /// Commands in a row that went to the same other shard.
     pub(crate) elsewhere: (usize, u32),
