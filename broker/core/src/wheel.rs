@@ -6,6 +6,8 @@
 //! linked list through the slab of nodes, so nothing is allocated per timer once the slab has grown.
 //!
 //! Owned by the shard. Invariants:
+//! - timers of the same tick fire in the order in which they were set: they always lie in the same
+//!   slot, and lists keep their order when they move down;
 //! - a timer never fires early: deadlines are rounded *up* to the tick, the time is rounded down;
 //! - every node in a list of level `l` agrees with `current` in all digits above `l`, and is greater
 //!   in digit `l` (on level 0: greater or equal), so the lowest set bit of the lowest level is next;
@@ -49,6 +51,7 @@ pub(crate) enum Timer {
 struct Node {
     /// When; milliseconds since the Unix epoch.
     tick: u64,
+    /// The one before in the slot; of the first one, the last.
     prev: u32,
     /// The next in the slot, or the next free node.
     next: u32,
@@ -200,38 +203,39 @@ impl Wheel {
         (level as usize, usize::try_from(slot).expect("six bits"))
     }
 
+    /// Puts a node at the end of its slot.
     fn link(&mut self, index: u32) {
         let (level, slot) = self.place(self.nodes[index as usize].tick);
-        let head = std::mem::replace(&mut self.heads[level][slot], index);
-        let node = &mut self.nodes[index as usize];
-        node.prev = NIL;
-        node.next = head;
-        if head != NIL {
-            self.nodes[head as usize].prev = index;
+        let head = self.heads[level][slot];
+        self.nodes[index as usize].next = NIL;
+        if head == NIL {
+            self.nodes[index as usize].prev = index;
+            self.heads[level][slot] = index;
+            self.occupied[level] |= 1 << slot;
+        } else {
+            let last = std::mem::replace(&mut self.nodes[head as usize].prev, index);
+            self.nodes[last as usize].next = index;
+            self.nodes[index as usize].prev = last;
         }
-        self.occupied[level] |= 1 << slot;
     }
 
     fn unlink(&mut self, index: u32) {
         let Node {
             tick, prev, next, ..
         } = self.nodes[index as usize];
-        if next != NIL {
-            self.nodes[next as usize].prev = prev;
-        }
-        if prev != NIL {
-            self.nodes[prev as usize].next = next;
-            return;
-        }
         let (level, slot) = self.place(tick);
-        debug_assert_eq!(
-            self.heads[level][slot], index,
-            "a first node heads its slot"
-        );
-        self.heads[level][slot] = next;
-        if next == NIL {
-            self.occupied[level] &= !(1 << slot);
+        let head = self.heads[level][slot];
+        if index == head {
+            self.heads[level][slot] = next;
+            if next == NIL {
+                self.occupied[level] &= !(1 << slot);
+                return;
+            }
+        } else {
+            self.nodes[prev as usize].next = next;
         }
+        let after = if next == NIL { head } else { next };
+        self.nodes[after as usize].prev = prev;
     }
 
     fn release(&mut self, index: u32) {
@@ -280,6 +284,27 @@ mod tests {
         assert_eq!(fire(&mut wheel, 1_011 * MS - 1), NOBODY);
         assert_eq!(fire(&mut wheel, 1_011 * MS), [1]);
         assert_eq!(wheel.next_deadline(), None);
+    }
+
+    #[test]
+    fn timers_of_one_tick_fire_in_the_order_in_which_they_were_set() {
+        for delay in [0, 3, 63, 64, 70, 5_000, 300_000] {
+            let mut wheel = Wheel::new(Now(1_000 * MS));
+            let at = Now((1_000 + delay) * MS);
+            let timers: Vec<u32> = (0..8)
+                .map(|number| wheel.insert(at, shell(number)))
+                .collect();
+            for cancelled in [0, 3, 7] {
+                wheel.cancel(timers[cancelled]);
+            }
+            let mut fired = Vec::new();
+            while wheel.len() > 0 {
+                let next = wheel.next_deadline().expect("some are set");
+                wheel.expire(next, &mut fired);
+            }
+            let expected = [1, 2, 4, 5, 6].map(|at: u32| (timers[at as usize], shell(at)));
+            assert_eq!(fired, expected, "after {delay} ms");
+        }
     }
 
     #[test]

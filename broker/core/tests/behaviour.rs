@@ -283,3 +283,28 @@ fn calls_with_dead_keys_do_nothing() {
     assert_eq!(shard.topic_stats(key), None);
     world.turn();
 }
+
+#[test]
+fn owed_messages_that_the_log_does_not_hold_are_told() {
+    let mut world = World::new(limits());
+    world.publish("t", Duration::ZERO, &["a"; 10]);
+    let options = ConsumerOptions {
+        msg_timeout: Duration::from_secs(60),
+        sample_rate: 0,
+    };
+    world.subscribe(("t", "ch"), 1, &options);
+    world.turn();
+    world.checkpoint(CheckpointScope::All);
+    world.restart();
+    world.take_effects();
+    let is_told = |line: &String| line == "CHANNEL(ch): messages 0..5 are gone from the log";
+    assert!(!world.lines.iter().any(is_told), "{:?}", world.lines);
+    world
+        .logs
+        .get_mut("t")
+        .unwrap()
+        .reclaim(5, |start, _| start.0 > 0);
+    world.restart();
+    world.take_effects();
+    assert!(world.lines.iter().any(is_told), "{:?}", world.lines);
+}

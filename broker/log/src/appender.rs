@@ -10,19 +10,25 @@
 //! Hot path: per batch one head from a pooled buffer and one operation; per record one checksum.
 
 use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::disk::{Disk, File, Op, OpOutput, OpResult};
-use crate::error::is_shortage;
+use crate::error::{is_disk_full, is_shortage};
 use crate::format::{self, Header};
 use crate::journal::Hint;
 use crate::log::{Batch, LogEvent, SyncPolicy, TopicLog};
-use crate::ops::Kind;
+use crate::ops::{Kind, Ops};
 use crate::segment::{self, FileState, Segment};
 
 /// Heads are cut from buffers of this size, each used again once its heads are written.
 const HEAD_POOL_BYTES: usize = 64 * 1024;
+
+/// A full disk is asked for files down to the full size divided by this. Smaller ones would not
+/// hold the batches of a busy topic, and a batch that its file has no room for must not fail.
+const SHRINK_MAX: u64 = 16;
 
 /// A batch that has its place and is not written yet.
 #[derive(Debug)]
@@ -141,6 +147,27 @@ impl Appender {
     }
 }
 
+/// Submits the making of a segment's file.
+fn submit_making(disk: &mut dyn Disk, (dir, ops): (&Path, &mut Ops), segment: &mut Segment) {
+    let to = segment::path_of(dir, segment.name);
+    let op = match segment.origin {
+        Some(freed) => Op::Recycle {
+            from: segment::path_of(dir, freed),
+            to,
+        },
+        None => Op::Create {
+            path: to,
+            len: segment.len,
+        },
+    };
+    segment.file = FileState::Busy;
+    segment.users += 1;
+    let token = ops.insert(Kind::MakeSegment {
+        segment: segment.name,
+    });
+    disk.submit(token, op);
+}
+
 impl TopicLog {
     /// Gives the batch its place and queues its write.
     pub(crate) fn place(&mut self, disk: &mut dyn Disk, batch: &Batch<'_>) {
@@ -232,7 +259,11 @@ impl TopicLog {
 
     /// Asks for the next segment when the last one is half full, so that rolling need not wait.
     fn prepare_next(&mut self, disk: &mut dyn Disk) {
-        if self.segments.prepared.is_some() {
+        if let Some(prepared) = &self.segments.prepared {
+            if matches!(prepared.file, FileState::Unmade) {
+                let name = prepared.name;
+                self.remake_segment(disk, name);
+            }
             return;
         }
         let Some(last) = self.segments.list.back() else {
@@ -253,29 +284,68 @@ impl TopicLog {
         };
         let len = grown.max(bytes_min);
         let mut segment = Segment::new(name, len);
-        segment.users = 1;
-        let to = segment::path_of(&self.dir, name);
         let freed = if len == max {
             self.segments.pool.pop()
         } else {
             None
         };
-        let op = match freed {
-            Some(freed) => {
-                assert!(
-                    freed.end <= name,
-                    "what a recycled file held lies below its new name"
-                );
-                Op::Recycle {
-                    from: segment::path_of(&self.dir, freed.name),
-                    to,
-                }
-            }
-            None => Op::Create { path: to, len },
-        };
+        if let Some(freed) = freed {
+            assert!(
+                freed.end <= name,
+                "what a recycled file held lies below its new name"
+            );
+            segment.origin = Some(freed.name);
+        }
         self.has_disk = true;
-        disk.submit(self.ops.insert(Kind::MakeSegment { segment: name }), op);
+        submit_making(disk, (&self.dir, &mut self.ops), &mut segment);
         segment
+    }
+
+    /// Tries again to make a segment file that could not be made, unless that has just failed. A
+    /// freed file will do if it can become this one, and makes room if it cannot.
+    fn remake_segment(&mut self, disk: &mut dyn Disk, name: u64) {
+        if self.is_blocked() {
+            return;
+        }
+        let freed = self.segments.pool.pop();
+        let segment = self.segments.get_mut(name);
+        let segment = segment.expect("not freed before it is made");
+        let is_new = segment.origin.is_none();
+        match freed {
+            Some(freed) if is_new && freed.end <= name => {
+                segment.origin = Some(freed.name);
+                segment.len = segment.len.max(self.config.segment_bytes_max);
+            }
+            Some(freed) if is_new => self.remove_segment(disk, freed.name),
+            other => self.segments.pool.extend(other),
+        }
+        let segment = self.segments.get_mut(name).expect("just seen");
+        submit_making(disk, (&self.dir, &mut self.ops), segment);
+    }
+
+    /// Tries again what failed for want of space.
+    pub(crate) fn retry(&mut self, disk: &mut dyn Disk) {
+        let Some(shortage) = self.shortage.as_mut().filter(|_| !self.is_held_back) else {
+            return;
+        };
+        shortage.is_retried = true;
+        let unmade: Vec<u64> = self.segments.unmade().map(|segment| segment.name).collect();
+        if unmade.is_empty() && !self.journal.is_short {
+            self.shortage = None;
+        }
+        for name in unmade {
+            self.remake_segment(disk, name);
+        }
+    }
+
+    /// Whether the next batch to be written has no file to go to: who waits for it is to be told.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        let front = self.appender.queue.front();
+        front.is_some_and(|write| {
+            let name = write.placement.segment;
+            self.segments.unmade().any(|segment| segment.name == name)
+        })
     }
 
     /// Submits queued writes, in order, as far as their files are open.
@@ -331,6 +401,10 @@ impl TopicLog {
         match &segment.file {
             FileState::Open(file) => Some(File::clone(file)),
             FileState::Busy => None,
+            FileState::Unmade => {
+                self.remake_segment(disk, name);
+                None
+            }
             FileState::Closed => {
                 if !self.is_held_back {
                     segment.file = FileState::Busy;
@@ -352,8 +426,33 @@ impl TopicLog {
             Ok(file) => {
                 segment.file = FileState::Open(file);
                 self.journal.is_dir_ready = true;
+                self.shortage = None;
             }
-            Err(error) => self.poison("create", name, &error),
+            Err(error) => self.on_segment_not_made(name, &error),
+        }
+    }
+
+    /// Nothing was written yet, so nothing is lost if it is for want of something that may come
+    /// back: what is queued waits. A full disk is first asked for a smaller file.
+    #[cold]
+    fn on_segment_not_made(&mut self, name: u64, error: &io::Error) {
+        let config = &self.config;
+        let len_min = (config.segment_bytes_max / SHRINK_MAX).max(config.segment_bytes_min);
+        let segment = self.segments.get_mut(name).expect("not freed while in use");
+        if is_shortage(error) {
+            segment.file = FileState::Unmade;
+            self.is_held_back = true;
+        } else if is_disk_full(error) {
+            segment.file = FileState::Unmade;
+            let len_min = len_min.max(segment.used).min(segment.len);
+            if segment.origin.is_none() && segment.len > len_min {
+                segment.len = (segment.len / 2).max(len_min);
+            } else {
+                let file = segment::path_of(Path::new(""), name);
+                self.run_short("create", &file.to_string_lossy(), error);
+            }
+        } else {
+            self.poison("create", name, error);
         }
     }
 

@@ -50,7 +50,7 @@ pub enum Op {
     },
     /// Create (the parent directory too, if missing) with `len` bytes preallocated that read as
     /// zeros, fsync the directory (and the one above it, if the parent was made), and open for
-    /// reading and writing. Fails if it exists.
+    /// reading and writing. Fails if it exists. A failed one leaves no file.
     Create {
         /// Which file.
         path: PathBuf,
@@ -58,6 +58,7 @@ pub enum Op {
         len: u64,
     },
     /// Rename, fsync the directory, and open the file under its new name for reading and writing.
+    /// Asked for again after a failure, it goes on where it stopped.
     Recycle {
         /// Old name.
         from: PathBuf,

@@ -1,4 +1,4 @@
-//! Why a log cannot be opened, and which failures pass by themselves.
+//! Why a log cannot be opened, and which failures pass by themselves or when room is made.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -40,4 +40,12 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
                 Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN | Errno::EINTR
             )
         })
+}
+
+/// Whether the disk, or the user's part of it, is full.
+pub(crate) fn is_disk_full(error: &io::Error) -> bool {
+    error
+        .raw_os_error()
+        .map(Errno::from_raw)
+        .is_some_and(|errno| matches!(errno, Errno::ENOSPC | Errno::EDQUOT))
 }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use crate::appender::Gate;
 use crate::checkpoint::{self, Contents, Entry, Sealed};
 use crate::disk::{Disk, File, Op, OpResult};
-use crate::error::is_shortage;
+use crate::error::{is_disk_full, is_shortage};
 use crate::log::{LogEvent, TopicLog};
 use crate::ops::Kind;
 use crate::segment::{FileState, Segment};
@@ -74,6 +74,8 @@ pub(crate) struct Journal {
     pub(crate) ordered: u64,
     /// Number of the last record that is written (and synced, if so ordered).
     pub(crate) written: u64,
+    /// The disk is full: the record is written when there is room again.
+    pub(crate) is_short: bool,
     /// An operation failed: no more records.
     pub(crate) is_dead: bool,
     /// The file lacks entries that the caller gave, or holds some that the log outlived.
@@ -121,6 +123,7 @@ impl Journal {
             live_bytes,
             ordered: number,
             written: number,
+            is_short: false,
             is_dead: false,
             wants_full,
             epochs_recorded: epochs.len(),
@@ -221,6 +224,7 @@ impl TopicLog {
                 .collect();
             freed = self.segments.pool.iter().map(|freed| freed.name).collect();
             freed.extend(&self.segments.removing);
+            freed.extend(self.segments.unmade().filter_map(|segment| segment.origin));
         }
         Contents {
             is_full,
@@ -275,36 +279,41 @@ impl TopicLog {
 
     /// Starts on the next record if none is being written.
     pub(crate) fn advance_journal(&mut self, disk: &mut dyn Disk) {
+        let is_blocked = self.is_blocked();
         let journal = &mut self.journal;
         if journal.step != Step::Idle || journal.is_dead || !journal.is_dir_ready {
+            return;
+        }
+        if journal.is_short && is_blocked {
             return;
         }
         let Some(job) = journal.queue.front() else {
             return;
         };
         let path = self.dir.join(checkpoint::FILE_NAME);
-        let (step, op) = match &journal.file {
-            _ if job.is_replacing => (
+        let file = match &journal.file {
+            FileState::Open(file) if !job.is_replacing => Some(File::clone(file)),
+            FileState::Open(_) | FileState::Unmade | FileState::Busy | FileState::Closed => None,
+        };
+        let (step, op) = match file {
+            Some(file) => (
+                Step::Writing,
+                Op::Write {
+                    file,
+                    offset: journal.len,
+                    head: job.bytes.clone(),
+                    body: Bytes::new(),
+                },
+            ),
+            None if self.is_held_back => return,
+            None if job.is_replacing => (
                 Step::Writing,
                 Op::Replace {
                     path,
                     contents: job.bytes.clone(),
                 },
             ),
-            FileState::Open(file) => {
-                let (file, offset, head) = (File::clone(file), journal.len, job.bytes.clone());
-                (
-                    Step::Writing,
-                    Op::Write {
-                        file,
-                        offset,
-                        head,
-                        body: Bytes::new(),
-                    },
-                )
-            }
-            FileState::Busy | FileState::Closed if self.is_held_back => return,
-            FileState::Busy | FileState::Closed => (Step::Opening, Op::Open { path }),
+            None => (Step::Opening, Op::Open { path }),
         };
         journal.step = step;
         disk.submit(self.ops.insert(Kind::Journal), op);
@@ -315,12 +324,21 @@ impl TopicLog {
         let step = std::mem::replace(&mut self.journal.step, Step::Idle);
         let output = match result {
             Ok(output) => output,
-            Err(error) if step == Step::Opening && is_shortage(&error) => {
+            Err(error) if is_shortage(&error) && step != Step::Syncing => {
                 self.is_held_back = true;
                 return;
             }
+            // What was written of the record lies behind the end, and is overwritten.
+            Err(error) if is_disk_full(&error) && step == Step::Writing => {
+                self.journal.is_short = true;
+                self.run_short("write", checkpoint::FILE_NAME, &error);
+                return self.give_up_pooled(disk);
+            }
             Err(error) => return self.kill_journal(step, &error),
         };
+        if std::mem::take(&mut self.journal.is_short) {
+            self.shortage = None;
+        }
         let journal = &mut self.journal;
         match step {
             Step::Opening => match output.into_file() {

@@ -40,4 +40,4 @@ mod segment;
 
 pub use disk::{Disk, File, Op, OpOutput, OpResult, Token};
 pub use error::LogError;
-pub use log::{Batch, LogConfig, LogEvent, Recovered, SyncPolicy, TopicLog};
+pub use log::{Batch, LogConfig, LogEvent, Recovered, Shortage, SyncPolicy, TopicLog};

@@ -135,6 +135,15 @@ pub enum LogEvent {
     },
 }
 
+/// Why a log waits for space (see [`TopicLog::shortage`]).
+#[derive(Debug, Clone)]
+pub struct Shortage {
+    /// For the log and for clients.
+    pub reason: String,
+    /// It was tried again since, with no outcome yet.
+    pub(crate) is_retried: bool,
+}
+
 /// Whether a log takes appends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Status {
@@ -164,6 +173,9 @@ pub struct TopicLog {
     /// An open or read failed for want of descriptors or memory. Nothing of the kind is tried
     /// until the next call from outside.
     pub(crate) is_held_back: bool,
+    /// A file could not be made or grow on a full disk. Nothing of the kind is tried until
+    /// [`Self::sync`], [`Self::checkpoint`], or until the log has freed a file itself.
+    pub(crate) shortage: Option<Shortage>,
     pub(crate) segments: Segments,
     pub(crate) appender: Appender,
     pub(crate) journal: Journal,
@@ -242,6 +254,7 @@ impl TopicLog {
             status: Status::Live,
             has_disk,
             is_held_back: false,
+            shortage: None,
             segments,
             appender,
             journal,
@@ -267,11 +280,13 @@ impl TopicLog {
     }
 
     /// Starts an fdatasync of what is written but not synced, if there is any and none is in
-    /// flight.
+    /// flight. Tries again what failed for want of space, descriptors or memory.
     pub fn sync(&mut self, disk: &mut dyn Disk) {
         if self.status == Status::Live && !self.appender.is_syncing() {
             self.request_sync();
         }
+        self.is_held_back = false;
+        self.retry(disk);
         self.enter(disk);
     }
 
@@ -313,6 +328,8 @@ impl TopicLog {
         } else {
             self.skip_record(ticket);
         }
+        self.is_held_back = false;
+        self.retry(disk);
         self.enter(disk);
     }
 
@@ -340,7 +357,7 @@ impl TopicLog {
             Kind::MakeSegment { segment } => self.on_segment_made(segment, result),
             Kind::OpenSegment { segment } => self.on_segment_open(segment, result),
             Kind::Journal => self.on_journal(disk, result),
-            Kind::RemoveSegment { segment } => self.on_segment_removed(segment, &result),
+            Kind::RemoveSegment { segment } => self.on_segment_removed(disk, segment, &result),
             Kind::Indifferent => {}
         }
         self.pump(disk);
@@ -351,6 +368,26 @@ impl TopicLog {
     #[must_use]
     pub fn pending(&self) -> usize {
         self.ops.pending()
+    }
+
+    /// The disk is full: what was appended last may wait for its file, and further appends would.
+    /// Publishes are to be refused meanwhile. Nothing is lost, and it passes: see [`Self::sync`].
+    #[must_use]
+    pub const fn shortage(&self) -> Option<&Shortage> {
+        self.shortage.as_ref()
+    }
+
+    /// Something waits for space, descriptors or memory: [`Self::sync`] is to be called now and
+    /// then, to try again.
+    #[must_use]
+    pub const fn is_waiting(&self) -> bool {
+        self.is_held_back || self.shortage.is_some()
+    }
+
+    /// Nothing that failed for want of something is to be tried now.
+    pub(crate) fn is_blocked(&self) -> bool {
+        let is_short = self.shortage.as_ref();
+        self.is_held_back || is_short.is_some_and(|shortage| !shortage.is_retried)
     }
 
     /// Written but not yet synced messages exist.
@@ -463,6 +500,16 @@ impl TopicLog {
         self.free_condemned(disk);
     }
 
+    /// The disk is full. It is not tried again at once.
+    #[cold]
+    pub(crate) fn run_short(&mut self, operation: &str, file: &str, error: &io::Error) {
+        let reason = format!("{operation} {}: {error}", self.dir.join(file).display());
+        self.shortage = self.is_live().then_some(Shortage {
+            reason,
+            is_retried: false,
+        });
+    }
+
     /// Stops appending for good, because of a segment.
     #[cold]
     pub(crate) fn poison(&mut self, operation: &str, name: u64, error: &io::Error) {
@@ -478,6 +525,7 @@ impl TopicLog {
     pub(crate) fn poison_at(&mut self, operation: &str, file: &str, error: &io::Error) {
         if self.is_live() {
             self.status = Status::Poisoned;
+            self.shortage = None;
             self.appender.abandon_queue();
             let reason = format!("{operation} {}: {error}", self.dir.join(file).display());
             self.outbox.push(LogEvent::Poisoned { reason });

@@ -35,6 +35,7 @@ impl TopicLog {
             return;
         }
         let journaled = self.journal.written;
+        let pooled = self.segments.pool.len();
         let mut at = 0;
         while at < self.segments.list.len() {
             let segment = &self.segments.list[at];
@@ -53,20 +54,34 @@ impl TopicLog {
                     end: segment.end,
                 });
             } else {
-                let path = segment::path_of(&self.dir, segment.name);
-                self.segments.removing.push(segment.name);
-                let token = self.ops.insert(Kind::RemoveSegment {
-                    segment: segment.name,
-                });
-                disk.submit(token, Op::Remove { path });
+                self.remove_segment(disk, segment.name);
             }
+        }
+        if self.segments.pool.len() > pooled {
+            self.retry(disk);
+        }
+    }
+
+    /// Removes the file of a freed segment.
+    pub(crate) fn remove_segment(&mut self, disk: &mut dyn Disk, name: u64) {
+        let path = segment::path_of(&self.dir, name);
+        self.segments.removing.push(name);
+        let token = self.ops.insert(Kind::RemoveSegment { segment: name });
+        disk.submit(token, Op::Remove { path });
+    }
+
+    /// The journal has no room: a file that waits to be used again makes some.
+    pub(crate) fn give_up_pooled(&mut self, disk: &mut dyn Disk) {
+        if let Some(freed) = self.segments.pool.pop() {
+            self.remove_segment(disk, freed.name);
         }
     }
 
     /// A file was removed, or not: then it stays listed as freed, and goes at the next start.
-    pub(crate) fn on_segment_removed(&mut self, name: u64, result: &OpResult) {
+    pub(crate) fn on_segment_removed(&mut self, disk: &mut dyn Disk, name: u64, result: &OpResult) {
         if result.is_ok() {
             self.segments.removing.retain(|removing| *removing != name);
+            self.retry(disk);
         }
     }
 }

@@ -41,6 +41,8 @@ struct Listing {
     /// Segment files: name and length.
     segments: BTreeMap<u64, u64>,
     temporary: Vec<PathBuf>,
+    /// Named like segments and none.
+    strange: Vec<String>,
 }
 
 impl Listing {
@@ -49,6 +51,7 @@ impl Listing {
         let mut listing = Self {
             segments: BTreeMap::new(),
             temporary: Vec::new(),
+            strange: Vec::new(),
         };
         let entries = match fs::read_dir(dir) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -64,7 +67,11 @@ impl Listing {
                 let metadata = entry
                     .metadata()
                     .map_err(LogError::at("stat", &entry.path()))?;
-                listing.segments.insert(name, metadata.len());
+                if metadata.is_file() {
+                    listing.segments.insert(name, metadata.len());
+                } else {
+                    listing.strange.push(file_name.to_owned());
+                }
             } else if file_name.ends_with(".tmp") {
                 listing.temporary.push(entry.path());
             }
@@ -100,6 +107,15 @@ pub(crate) fn recover(dir: &Path, config: LogConfig) -> Result<(Opened, Recovere
             "checkpoint journal: {cut} bytes at the end were cut"
         ));
     }
+    let is_begun = listing.segments.keys().next().is_some_and(|&name| name > 0);
+    if recovery.folded.valid_len == 0 && is_begun {
+        recovery.warnings.push(
+            "the checkpoint journal is gone: what was finished may be delivered again".to_owned(),
+        );
+    }
+    let strange = listing.strange.iter();
+    let strange = strange.map(|name| format!("{name} is not a file and was ignored"));
+    recovery.warnings.extend(strange);
     recovery.leftovers.extend(listing.temporary);
     recovery.visit_segments(&listing.segments)?;
     recovery.finish_tail();

@@ -99,6 +99,8 @@ pub(crate) enum Search {
 pub(crate) enum FileState {
     /// There, and to be opened on need.
     Closed,
+    /// Not there yet: making it failed for want of space or descriptors, to be tried again.
+    Unmade,
     /// Being created, recycled or opened.
     Busy,
     Open(File),
@@ -126,6 +128,8 @@ pub(crate) struct Segment {
     /// Bytes from the start that are written: what may be read. Never above `used`.
     pub(crate) readable: u64,
     pub(crate) is_sealed: bool,
+    /// Name of the freed file that it is made from; `None` for a new one.
+    pub(crate) origin: Option<u64>,
     pub(crate) file: FileState,
     /// Operations in flight on the file.
     pub(crate) users: u32,
@@ -146,6 +150,7 @@ impl Segment {
             used: 0,
             readable: 0,
             is_sealed: false,
+            origin: None,
             file: FileState::Busy,
             users: 0,
             index: Vec::new(),
@@ -232,6 +237,12 @@ impl Segments {
     pub(crate) fn covering(&self, sequence: u64) -> Option<&Segment> {
         self.list
             .get(self.list.partition_point(|segment| segment.end <= sequence))
+    }
+
+    /// Those whose files could not be made yet.
+    pub(crate) fn unmade(&self) -> impl Iterator<Item = &Segment> {
+        let segments = self.list.iter().chain(&self.prepared);
+        segments.filter(|segment| matches!(segment.file, FileState::Unmade))
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Segment> {

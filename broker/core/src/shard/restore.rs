@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use nsq_proto::TopicName;
+use nsq_proto::{ChannelName, TopicName};
 
 use super::Shard;
 use crate::channel::HandOver;
@@ -22,7 +22,7 @@ use crate::checkpoint::{
 use crate::topic::Topic;
 use crate::types::ChannelKey;
 use crate::wheel::Timer;
-use crate::{CheckpointKey, Epoch, Now, RestoredTopic, Sequence, TopicKey};
+use crate::{CheckpointKey, Effect, Epoch, Now, RestoredTopic, Sequence, TopicKey};
 
 /// The checkpoint, decoded and clamped to the log.
 #[derive(Debug, Default)]
@@ -159,6 +159,7 @@ impl Shard {
             if let Some((number, floor)) = known {
                 let pages = saved.pages.get(&number).into_iter().flatten().copied();
                 self.channels[channel_key].journal.written.extend(pages);
+                self.report_gone(&channel.name, floor..restored.first.0);
                 let marks = saved.marks.get(&number).map_or(&[][..], Vec::as_slice);
                 self.restore_channel(channel_key, floor, marks, &saved.pumped);
             } else {
@@ -174,6 +175,15 @@ impl Shard {
         self.pump(key);
         self.count_as_restored(key);
         key
+    }
+
+    /// What a channel owes is kept, so what the log does not begin with any more was removed.
+    fn report_gone(&mut self, channel: &ChannelName, gone: Range<u64>) {
+        if !gone.is_empty() {
+            let Range { start, end } = gone;
+            let line = format!("CHANNEL({channel}): messages {start}..{end} are gone from the log");
+            self.effects.push_back(Effect::Log(line));
+        }
     }
 
     /// A channel as the checkpoint has it: it owes what was pumped, from its floor on, but for what

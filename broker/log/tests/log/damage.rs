@@ -294,6 +294,35 @@ fn bodies_that_look_like_batches_are_never_taken_for_them() {
 }
 
 #[test]
+fn a_journal_that_is_gone_is_told() {
+    let log = write_log(200, true);
+    let journal = log.path.join("checkpoint.log");
+    fs::remove_file(&journal).unwrap();
+    // As after a reclaim; a log that still has its first segment may never have had a journal.
+    fs::remove_file(&segments(&log.path)[0]).unwrap();
+    let (lost, recovered) = missing(&log.path, log.head);
+    assert!(lost.iter().is_sorted() && recovered.head == log.head);
+    assert!(
+        recovered.warnings[0].contains("journal is gone"),
+        "{recovered:?}"
+    );
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_segment_is_ignored() {
+    let log = write_log(200, true);
+    let segment = &segments(&log.path)[2];
+    fs::remove_file(segment).unwrap();
+    fs::create_dir(segment).unwrap();
+    let (_, recovered) = TopicLog::recover(&log.path, config(SyncPolicy::Interval)).unwrap();
+    assert_eq!(recovered.head, log.head);
+    assert!(
+        recovered.warnings[0].contains("is not a file"),
+        "{recovered:?}"
+    );
+}
+
+#[test]
 fn a_torn_journal_costs_its_last_record() {
     let log = write_log(20, true);
     let journal = log.path.join("checkpoint.log");

@@ -9,6 +9,7 @@
 mod common;
 mod crash;
 mod damage;
+mod full_disk;
 mod real_files;
 mod running;
 mod world;

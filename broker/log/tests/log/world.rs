@@ -46,6 +46,10 @@ pub(crate) struct World {
     pub(crate) written: u64,
     pub(crate) committed: u64,
     pub(crate) poisoned: u32,
+    /// The disk runs full and is given room again now and then.
+    pub(crate) is_disk_tight: bool,
+    /// Times that publishes were to be refused for it.
+    pub(crate) refusals: u32,
     answered: usize,
     asked: usize,
     entries: Entries,
@@ -87,6 +91,8 @@ impl World {
             written: 0,
             committed: 0,
             poisoned: 0,
+            is_disk_tight: false,
+            refusals: 0,
             answered: 0,
             asked: 0,
             entries: promises.states.last().unwrap().clone(),
@@ -98,6 +104,11 @@ impl World {
 
     /// One random thing.
     pub(crate) fn step(&mut self) {
+        if self.is_disk_tight && self.rng.chance(3) {
+            let spare = self.rng.index(40_000);
+            let capacity = self.disk.used() + spare;
+            self.disk.capacity = self.rng.chance(60).then_some(capacity);
+        }
         match self.rng.below(100) {
             0..30 => {
                 let count = 1 + self.rng.below(12);
@@ -122,6 +133,11 @@ impl World {
     }
 
     pub(crate) fn append(&mut self, count: u64) {
+        // As the shell does. Now and then something is on its way already.
+        if self.log.shortage().is_some() && self.rng.chance(80) {
+            self.refusals += 1;
+            return;
+        }
         let due = due_ms(self.head);
         append_due(
             &mut self.log,
@@ -278,6 +294,17 @@ impl World {
             .get(&sequence)
             .filter(|_| sequence < self.start);
         earlier.copied().unwrap_or(self.epoch)
+    }
+
+    /// Gives the disk room for everything.
+    pub(crate) fn make_room(&mut self) {
+        self.disk.capacity = None;
+        for _ in 0..4 {
+            let events = settle(&mut self.log, &mut self.disk);
+            self.take(events);
+            self.log.sync(&mut self.disk);
+        }
+        assert!(self.poisoned > 0 || !self.log.is_waiting());
     }
 
     /// Lets everything finish.

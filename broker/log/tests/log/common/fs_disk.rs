@@ -19,6 +19,8 @@ pub(crate) struct FsDisk {
     results: VecDeque<(Token, OpResult)>,
     /// Opens so many times fail for want of descriptors.
     pub(crate) opens_to_fail: u32,
+    /// So does making and replacing files.
+    pub(crate) makes_to_fail: u32,
     pub(crate) opens: u32,
     pub(crate) syncs: u32,
     /// What was carried out, in order.
@@ -109,7 +111,16 @@ fn ignore_absent(result: io::Result<()>) -> OpResult {
 impl Disk for FsDisk {
     fn submit(&mut self, token: Token, op: Op) {
         self.done.push(kind(&op));
-        let result = self.carry_out(op);
+        let is_making = matches!(
+            op,
+            Op::Create { .. } | Op::Recycle { .. } | Op::Replace { .. }
+        );
+        let result = if is_making && self.makes_to_fail > 0 {
+            self.makes_to_fail -= 1;
+            Err(io::Error::from_raw_os_error(24))
+        } else {
+            self.carry_out(op)
+        };
         self.results.push_back((token, result));
     }
 }

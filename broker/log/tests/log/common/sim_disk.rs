@@ -14,6 +14,8 @@ use nsq_log::{Disk, Op, OpOutput, OpResult, Token};
 use super::{Rng, TestDisk};
 
 const SECTOR: usize = 512;
+/// What the making of a segment leaves for the journal on a disk that runs full, as the shell does.
+const JOURNAL_RESERVE: usize = 4096;
 
 /// How the machine goes down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +93,8 @@ pub(crate) struct SimDisk {
     pub(crate) finished: u64,
     /// The operation of this number fails.
     pub(crate) fail_at: Option<u64>,
+    /// Bytes that fit on it.
+    pub(crate) capacity: Option<usize>,
     /// Kinds of operations that failed.
     pub(crate) failed: Vec<&'static str>,
 }
@@ -105,6 +109,7 @@ impl SimDisk {
             pending: Vec::new(),
             finished: 0,
             fail_at: None,
+            capacity: None,
             failed: Vec::new(),
         }
     }
@@ -220,6 +225,34 @@ impl SimDisk {
         self.names.keys()
     }
 
+    /// Bytes of all files.
+    pub(crate) fn used(&self) -> usize {
+        let inodes = self.names.values();
+        inodes.map(|&inode| self.inodes[inode].current.len()).sum()
+    }
+
+    /// Whether there is no room for what the operation adds.
+    fn is_too_much(&mut self, op: &Op) -> bool {
+        let Some(capacity) = self.capacity else {
+            return false;
+        };
+        let grown = match op {
+            Op::Create { len, .. } => usize::try_from(*len).unwrap() + JOURNAL_RESERVE,
+            Op::Replace { contents, .. } => contents.len(),
+            Op::Write {
+                file,
+                offset,
+                head,
+                body,
+            } => {
+                let end = usize::try_from(*offset).unwrap() + head.len() + body.len();
+                end.saturating_sub(self.inode(file).current.len())
+            }
+            _ => 0,
+        };
+        grown > 0 && self.used() + grown > capacity
+    }
+
     fn inode(&mut self, file: &nsq_log::File) -> &mut Inode {
         let inode = self.handles[&file.as_raw_fd()];
         &mut self.inodes[inode]
@@ -333,6 +366,9 @@ impl TestDisk for SimDisk {
         if self.fail_at == Some(self.finished) {
             self.failed.push(kind(&op));
             return Some((token, Err(io::Error::from_raw_os_error(5))));
+        }
+        if self.is_too_much(&op) {
+            return Some((token, Err(io::Error::from_raw_os_error(28))));
         }
         let result = self.carry_out(op, covers);
         Some((token, result))
