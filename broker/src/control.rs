@@ -124,6 +124,11 @@ impl Control {
     /// When the last shard is ready the doors open.
     fn on_ready(&mut self) {
         self.ready += 1;
+        if self.stopping {
+            // It may have had no mailbox yet when the others were told.
+            self.tell_shards(|| ShardMessage::Stop);
+            return;
+        }
         if self.ready < self.unsaved.len() {
             return;
         }
@@ -138,12 +143,7 @@ impl Control {
         for line in &self.shared.listening {
             self.shared.logger.info(format_args!("{line}"));
         }
-        if self.stopping {
-            // Shards that were not ready when the stop was asked for did not hear of it.
-            self.tell_shards(|| ShardMessage::Stop);
-        } else {
-            self.tell_shards(|| ShardMessage::Serve);
-        }
+        self.tell_shards(|| ShardMessage::Serve);
     }
 
     fn on_ended(&mut self, shard: ShardId, result: Result<(), String>) {

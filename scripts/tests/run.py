@@ -34,6 +34,7 @@ MODULES = (
     "test_readme",
     "test_sharding",
     "test_hostile",
+    "test_regressions",
     "test_kill",
     "test_throughput",
 )

@@ -52,6 +52,15 @@ pub(crate) enum Receive {
     Stopping,
 }
 
+impl Receive {
+    /// Receiving has ended by itself. A stop that was asked for just before is still answered.
+    pub(crate) fn end(&mut self) {
+        if *self == Self::On {
+            *self = Self::Off;
+        }
+    }
+}
+
 /// Why no further command of this connection is looked at for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hold {

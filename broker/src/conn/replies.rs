@@ -53,6 +53,8 @@ enum Reply {
         verb: PublishVerb,
         count: u32,
         done: bool,
+        /// Bytes that went to another shard with it.
+        remote_bytes: usize,
     },
     /// Something else that waits; ready when `Some`.
     Waiting(Option<Bytes>),
@@ -92,6 +94,7 @@ impl Replies {
             verb,
             count: 1,
             done: false,
+            remote_bytes: 0,
         });
         Ticket(ticket)
     }
@@ -106,6 +109,7 @@ impl Replies {
                 verb: last,
                 count,
                 done: false,
+                ..
             }) if *last == verb => {
                 *count += 1;
                 true
@@ -126,11 +130,24 @@ impl Replies {
         self.queue.push_back(Reply::Ready(frame));
     }
 
-    /// The publish of `ticket` is committed.
-    pub(crate) fn complete(&mut self, ticket: Ticket) {
-        if let Some(Reply::Publish { done, .. }) = self.entry(ticket) {
-            *done = true;
+    /// The publish of `ticket` has `bytes` under way to another shard.
+    pub(crate) fn note_remote_bytes(&mut self, ticket: Ticket, bytes: usize) {
+        if let Some(Reply::Publish { remote_bytes, .. }) = self.entry(ticket) {
+            *remote_bytes = bytes;
         }
+    }
+
+    /// The publish of `ticket` is committed. Returns the bytes that are no longer under way to
+    /// another shard.
+    pub(crate) fn complete(&mut self, ticket: Ticket) -> usize {
+        let Some(Reply::Publish {
+            done, remote_bytes, ..
+        }) = self.entry(ticket)
+        else {
+            return 0;
+        };
+        *done = true;
+        std::mem::take(remote_bytes)
     }
 
     /// Gives the waiting reply of `ticket` its bytes.
@@ -234,6 +251,17 @@ mod tests {
         assert!(drained(&mut replies).is_empty());
         replies.complete(ticket);
         assert_eq!(drained(&mut replies), OK_FRAME.repeat(3));
+    }
+
+    #[test]
+    fn bytes_under_way_are_given_back_once() {
+        let mut replies = Replies::default();
+        let local = replies.push_publish(PublishVerb::Pub);
+        let remote = replies.push_publish(PublishVerb::Pub);
+        replies.note_remote_bytes(remote, 7);
+        assert_eq!(replies.complete(remote), 7);
+        assert_eq!(replies.complete(remote), 0);
+        assert_eq!(replies.complete(local), 0);
     }
 
     #[test]

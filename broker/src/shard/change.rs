@@ -7,6 +7,7 @@ use nsq_core::TopicKey;
 use nsq_log::SyncPolicy;
 use nsq_proto::{ProtoError, TopicName};
 
+use super::logs::TopicState;
 use super::message::{ShardId, ShardMessage};
 use super::publish::connection_mut;
 use super::{Shard, SocketKey};
@@ -14,6 +15,9 @@ use crate::catalogue::{TopicChange, TopicEntry};
 use crate::conn::{Hold, Ticket, response_frame};
 use crate::control::ControlMessage;
 use crate::gateway::{AdminError, AdminRequest};
+
+/// Version of a change that the catalogue could not take: no version covers it.
+const UNSAVED: u64 = u64::MAX;
 
 /// Whom to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,9 @@ pub(super) struct Change {
     version: u64,
     /// Topic and ticket of the checkpoint that covers it.
     checkpoint: Option<(TopicKey, u64)>,
+    /// Deleted topic whose log is to be gone: until then a crash could bring it back under a new
+    /// topic of that name.
+    removal: Option<TopicKey>,
     done: ChangeDone,
 }
 
@@ -40,10 +47,8 @@ impl Shard {
         if name.is_ephemeral() {
             return 0;
         }
-        let entry = self
-            .core
-            .topic(name.as_str())
-            .and_then(|key| self.core.topic_stats(key));
+        let topic = self.core.topic(name.as_str());
+        let entry = topic.and_then(|key| self.core.topic_stats(key));
         let entry = entry.map(|stats| TopicEntry {
             paused: stats.paused,
             channels: stats
@@ -53,6 +58,9 @@ impl Shard {
                 .collect(),
         });
         self.catalogue_sent += 1;
+        if let Some(state) = topic.and_then(|key| self.topics.get_mut(key)) {
+            state.changed_when = self.catalogue_sent;
+        }
         self.shared.control.send(ControlMessage::Catalogue {
             shard: self.id,
             version: self.catalogue_sent,
@@ -69,14 +77,36 @@ impl Shard {
         let version = self.record_change(name);
         let durable = self.shared.settings.log.sync == SyncPolicy::Always;
         let state = self.topics.get(topic);
-        let has_log = state.is_some_and(|state| state.log.is_some() && !state.poisoned);
-        let checkpoint = has_log.then(|| {
+        if state.is_some_and(TopicState::answers_checkpoints) {
             self.checkpoint(topic, durable);
-            (topic, self.topics[topic].checkpoint_sent)
-        });
+        }
+        self.await_version(topic, version, done);
+    }
+
+    /// A topic or one of its channels is not in the catalogue yet.
+    pub(super) fn is_unsaved(&self, topic: TopicKey) -> bool {
+        let state = self.topics.get(topic);
+        state.is_some_and(|state| state.changed_when > self.catalogue_saved)
+    }
+
+    /// Waits with whoever made the topic's last change.
+    pub(super) fn await_change(&mut self, topic: TopicKey, name: &TopicName, done: ChangeDone) {
+        match self.topics.get(topic).map(|state| state.changed_when) {
+            Some(UNSAVED) | None => self.change_topic(topic, name, done),
+            Some(version) => self.await_version(topic, version, done),
+        }
+    }
+
+    /// Waits for the catalogue and for what was checkpointed of the topic so far.
+    fn await_version(&mut self, topic: TopicKey, version: u64, done: ChangeDone) {
+        let state = self.topics.get(topic);
+        let checkpoint = state
+            .filter(|state| state.answers_checkpoints())
+            .map(|state| (topic, state.checkpoint_sent));
         self.changes.push(Change {
             version,
             checkpoint,
+            removal: None,
             done,
         });
         self.settle_changes();
@@ -120,8 +150,13 @@ impl Shard {
             .collect();
         for topic in topics {
             self.fail_waiters(topic, reason);
-            self.topics[topic].saved_when = u64::MAX;
+            self.topics[topic].saved_when = UNSAVED;
             self.unsaved_topics.push(topic);
+        }
+        for state in self.topics.values_mut() {
+            if unsaved.contains(&state.changed_when) {
+                state.changed_when = UNSAVED;
+            }
         }
     }
 
@@ -149,7 +184,10 @@ impl Shard {
                     .get(topic)
                     .is_none_or(|state| state.checkpoint_done >= ticket)
             });
-            if saved && checkpointed {
+            let removed = change
+                .removal
+                .is_none_or(|topic| !self.removals.contains(&topic));
+            if saved && checkpointed && removed {
                 let done = self.changes.remove(index).done;
                 self.tell(done, Ok(()));
             } else {
@@ -202,10 +240,14 @@ impl Shard {
         let name = admin.topic();
         if let AdminRequest::CreateTopic { .. } = admin {
             let topic = self.topic(name);
+            if self.topics[topic].saved_when == UNSAVED {
+                self.record_unsaved_topics();
+            }
             let version = self.topics[topic].saved_when;
             self.changes.push(Change {
                 version,
                 checkpoint: None,
+                removal: None,
                 done,
             });
             self.settle_changes();
@@ -225,6 +267,7 @@ impl Shard {
                 self.changes.push(Change {
                     version,
                     checkpoint: None,
+                    removal: Some(topic),
                     done,
                 });
                 self.settle_changes();

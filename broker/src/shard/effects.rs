@@ -4,6 +4,7 @@ use nsq_core::Effect;
 
 use super::publish::connection_mut;
 use super::{Shard, SocketKey};
+use crate::conn::Connection;
 
 impl Shard {
     /// Carries out the core's effects, in order, until there are none.
@@ -28,7 +29,12 @@ impl Shard {
                 let Some(connection) = connection_mut(&mut self.sockets, key) else {
                     return;
                 };
-                connection.output.push(frames);
+                // What was asked before comes first: above all the `OK` of the SUB.
+                let Connection {
+                    output, replies, ..
+                } = connection;
+                output.with_tail(|tail| replies.drain_ready(tail));
+                output.push(frames);
                 let topic = connection.subscription.as_ref().map(|s| s.topic_key);
                 self.queue_flush(key);
                 if let Some(topic) = topic {

@@ -69,6 +69,8 @@ impl Shard {
         let flushed = connection
             .output
             .flush(|slices| send_vectored(fd.as_fd(), slices));
+        // A connection that moves below takes the socket along.
+        drop(fd);
         match flushed {
             Err(error) => {
                 let remote = &connection.remote;
@@ -78,17 +80,27 @@ impl Shard {
                 self.close_socket(key);
                 return;
             }
-            Ok(Flush::Blocked) if !was_blocked => {
-                self.ring_ops.push(RingOp::PollWritable(key));
-                self.restart_write_deadline(key);
+            Ok(Flush::Blocked) => {
+                let is_closing = matches!(connection.phase, Phase::Closing { .. });
+                let has_deadline = connection.timers.write.is_some();
+                // While the ring lets go of the socket nothing may be asked of it; when it has,
+                // the output is flushed again.
+                if !was_blocked && connection.receive != Receive::Stopping {
+                    self.ring_ops.push(RingOp::PollWritable(key));
+                }
+                if !was_blocked || is_closing && !has_deadline {
+                    self.restart_write_deadline(key);
+                }
             }
-            Ok(Flush::Blocked) => {}
             Ok(Flush::Done) => self.cancel_write_deadline(key),
         }
         self.settle_writable(key);
+        let is_crowded = self.is_crowded(key);
         let Some(connection) = connection_mut(&mut self.sockets, key) else {
             return;
         };
+        // The next turn lets it go on.
+        self.touched |= connection.hold == Hold::Congestion && !is_crowded;
         match next_step(connection) {
             Next::Nothing => {}
             Next::Close => self.close_socket(key),

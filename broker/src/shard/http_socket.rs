@@ -75,7 +75,7 @@ impl Shard {
 
     pub(super) fn on_http_closed(&mut self, key: SocketKey, error: Option<&io::Error>) {
         let Some(http) = self.http(key) else { return };
-        http.receive = Receive::Off;
+        http.receive.end();
         http.eof = true;
         if error.is_some() {
             self.close_socket(key);
@@ -171,7 +171,11 @@ impl Shard {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     http.write_blocked = true;
                     http.write_waker = Some(cx.waker().clone());
-                    self.ring_ops.push(RingOp::PollWritable(key));
+                    // While the ring lets go of the socket nothing may be asked of it; when it
+                    // has, the task is woken.
+                    if http.receive != Receive::Stopping {
+                        self.ring_ops.push(RingOp::PollWritable(key));
+                    }
                     return Poll::Pending;
                 }
                 other => return Poll::Ready(other),

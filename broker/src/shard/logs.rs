@@ -27,6 +27,8 @@ const CHECKPOINT_BYTES_PER_SECOND: u64 = 16 * 1024 * 1024;
 /// Names the disk in the health of the broker, and what is wrong with it.
 const DISK: &str = "disk";
 const DISK_FULL: &str = "no space left on device";
+/// Token of the removal of a dropped log; the logs' own are small.
+const REMOVAL: Token = Token(u64::MAX);
 /// A log that did nothing for this long closes its files.
 const FILES_IDLE: Duration = Duration::from_secs(10);
 
@@ -43,6 +45,8 @@ pub(crate) struct TopicState {
     pub(super) committed: Sequence,
     /// The catalogue's version that must be saved before anything is answered.
     pub(super) saved_when: u64,
+    /// The catalogue's version that holds the last change of the topic or its channels.
+    pub(super) changed_when: u64,
     checkpoint_timer: Option<TimerKey>,
     /// Ticket of the newest checkpoint submitted, and of the newest one that is on disk.
     pub(super) checkpoint_sent: u64,
@@ -51,8 +55,8 @@ pub(crate) struct TopicState {
     sync_timer: Option<TimerKey>,
     last_used: Now,
     in_open_logs: bool,
-    /// The log failed for good.
-    pub(super) poisoned: bool,
+    /// The log failed for good; the health of the broker knows it by this name.
+    poisoned: Option<TopicName>,
 }
 
 impl TopicState {
@@ -64,6 +68,11 @@ impl TopicState {
             last_used: now,
             ..Self::default()
         }
+    }
+
+    /// Whether a checkpoint that is asked for will be reported as written.
+    pub(super) fn answers_checkpoints(&self) -> bool {
+        self.log.is_some() && self.poisoned.is_none()
     }
 }
 
@@ -196,6 +205,10 @@ impl Shard {
         token: Token,
         result: io::Result<Option<OwnedFd>>,
     ) {
+        if token == REMOVAL {
+            self.on_log_removed(topic, result.err());
+            return;
+        }
         let result =
             result.map(|file| file.map_or(OpOutput::Done, |file| OpOutput::File(Rc::new(file))));
         self.on_disk_result(topic, token, result);
@@ -263,11 +276,12 @@ impl Shard {
             topic,
             &format!("the log failed, publishes are refused: {reason}"),
         );
-        if let Some(name) = self.core.topic_name(topic) {
+        let name = self.core.topic_name(topic);
+        if let Some(name) = name {
             self.shared.health.fail(name.as_str(), reason);
         }
         if let Some(state) = self.topics.get_mut(topic) {
-            state.poisoned = true;
+            state.poisoned = name.cloned();
         }
         self.core.on_poisoned(topic, reason.to_owned());
         self.fail_waiters(topic, reason);
@@ -425,7 +439,8 @@ impl Shard {
             let Some(log) = state.log.as_mut() else {
                 return false;
             };
-            if state.last_used.after(FILES_IDLE) > *now || log.pending() > 0 {
+            let is_busy = log.pending() > 0 || log.is_waiting();
+            if state.last_used.after(FILES_IDLE) > *now || is_busy {
                 return true;
             }
             log.release_files();
@@ -438,18 +453,29 @@ impl Shard {
     /// log asked for before is done by then, and what a new topic of the same name asks for comes
     /// after. Writes still under way go to files that have no name any more, and their outcomes to a
     /// key that nobody has.
-    fn remove_log_dir(&self, topic: TopicKey, path: PathBuf) {
+    fn remove_log_dir(&mut self, topic: TopicKey, path: PathBuf) {
+        self.removals.push(topic);
         let op = StorageOp::RemoveAll { path };
         let job = StorageJob {
             shard: self.id,
             topic,
-            token: Token(u64::MAX),
+            token: REMOVAL,
             op,
         };
         self.shared
             .storage
             .send(job)
             .expect("the storage thread lives as long as the shards");
+    }
+
+    fn on_log_removed(&mut self, topic: TopicKey, error: Option<io::Error>) {
+        if let Some(error) = error {
+            self.shared.logger.error(format_args!(
+                "NSQ: the log of a deleted topic could not be removed - {error}"
+            ));
+        }
+        self.removals.retain(|removal| *removal != topic);
+        self.settle_changes();
     }
 
     /// Removes a topic's log from disk, with everything that waits for it.
@@ -459,6 +485,9 @@ impl Shard {
         if let Some(state) = self.topics.remove(topic) {
             if state.log.is_some() {
                 self.remove_log_dir(topic, state.dir);
+            }
+            if let Some(name) = state.poisoned {
+                self.shared.health.recover(name.as_str());
             }
             for timer in [state.checkpoint_timer, state.sync_timer]
                 .into_iter()
@@ -473,7 +502,7 @@ impl Shard {
     pub(super) fn retry_logs(&mut self) {
         for index in 0..self.open_logs.len() {
             let topic = self.open_logs[index];
-            with_log!(self, topic, |log, disk| if log.pending() > 0 {
+            with_log!(self, topic, |log, disk| if log.is_waiting() {
                 log.sync(disk);
             });
         }
@@ -485,7 +514,7 @@ impl Shard {
         let due = self
             .topics
             .iter()
-            .filter(|(_, state)| is_due(state) && !state.poisoned);
+            .filter(|(_, state)| is_due(state) && state.poisoned.is_none());
         let due: Vec<TopicKey> = due.map(|(topic, _)| topic).collect();
         for topic in &due {
             self.on_sync_due(*topic);
@@ -502,11 +531,10 @@ impl Shard {
         }
     }
 
-    /// Some log still has operations under way.
+    /// Some log still has operations under way, or is being removed.
     pub(super) fn logs_pending(&self) -> bool {
-        self.topics
-            .values()
-            .any(|state| state.log.as_ref().is_some_and(|log| log.pending() > 0))
+        let is_pending = |state: &TopicState| state.log.as_ref().is_some_and(|l| l.pending() > 0);
+        !self.removals.is_empty() || self.topics.values().any(is_pending)
     }
 }
 

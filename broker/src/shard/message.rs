@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nsq_core::TopicKey;
+use nsq_core::{Now, TopicKey};
 use nsq_log::{Op, Token};
 use nsq_proto::TopicName;
 
@@ -44,6 +44,8 @@ pub(crate) struct RemotePublish {
 #[derive(Debug)]
 pub(crate) struct PublishBatch {
     pub(crate) origin: ShardId,
+    /// When it was sent, by the clock that all shards share.
+    pub(crate) sent: Now,
     pub(crate) publishes: Vec<RemotePublish>,
     /// `[length u32 | body]*`, native endian: it never leaves the process.
     pub(crate) bodies: Bytes,

@@ -87,6 +87,8 @@ pub(crate) struct Shard {
     /// Number of the newest change sent to the catalogue, and of the newest one that is saved.
     catalogue_sent: u64,
     catalogue_saved: u64,
+    /// Deleted topics whose logs are being removed.
+    removals: Vec<TopicKey>,
     /// Topics that the catalogue could not take.
     unsaved_topics: Vec<TopicKey>,
     /// The disk has too little room left: publishes are refused.
@@ -128,6 +130,7 @@ impl Shard {
             changes: Vec::new(),
             catalogue_sent: 0,
             catalogue_saved: 0,
+            removals: Vec::new(),
             unsaved_topics: Vec::new(),
             disk_full: false,
             requests: FxHashMap::default(),
@@ -146,6 +149,12 @@ impl Shard {
         self.now = self.clock.now();
         self.touched = false;
         self.now
+    }
+
+    /// What comes from another shard may have been sent after this turn began. Were it taken as of
+    /// the beginning, a deferral would end early.
+    fn catch_up(&mut self, sent: Now) {
+        self.now = self.now.max(sent);
     }
 
     /// Everything that happens once per turn, after input was applied.
@@ -224,7 +233,7 @@ impl Shard {
 
     fn send_outboxes(&mut self) {
         for to in 0..self.outboxes.len() {
-            if let Some(batch) = self.outboxes[to].publishes.take(self.id) {
+            if let Some(batch) = self.outboxes[to].publishes.take(self.id, self.now) {
                 self.send(to, ShardMessage::Publish(Box::new(batch)));
             }
             if !self.outboxes[to].outcomes.is_empty() {

@@ -59,6 +59,8 @@ impl Shard {
             self.core.cancel(timer);
         }
         connection.published.forget_keys();
+        // Its timers begin anew where it goes, and what it brings was sent before now.
+        connection.last_command = self.now;
         // Alone, unless the ring waited for room to send; then the two share the open socket.
         let socket = match Rc::try_unwrap(fd).or_else(|shared| shared.try_clone()) {
             Ok(socket) => socket,
@@ -79,6 +81,7 @@ impl Shard {
         if self.stopping.is_some() {
             return;
         }
+        self.catch_up(connection.last_command);
         connection.hold = Hold::None;
         connection.needed = 1;
         connection.flush_queued = false;

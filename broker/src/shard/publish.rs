@@ -7,12 +7,12 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use nsq_core::{PublishError, Sequence, TopicKey};
+use nsq_core::{Now, PublishError, Sequence, TopicKey};
 use nsq_proto::TopicName;
 
 use super::message::{PublishBatch, PublishOutcome, Publisher, RemotePublish, ShardId};
 use super::{Shard, SocketKey};
-use crate::conn::{PublishVerb, Ticket, response_frame};
+use crate::conn::{Phase, PublishVerb, Ticket, error_frame, response_frame};
 
 /// Bytes that a connection may have under way to other shards before its commands wait.
 pub(super) const REMOTE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -64,9 +64,10 @@ impl Outgoing {
         end - start
     }
 
-    pub(super) fn take(&mut self, origin: ShardId) -> Option<PublishBatch> {
+    pub(super) fn take(&mut self, origin: ShardId, sent: Now) -> Option<PublishBatch> {
         (!self.publishes.is_empty()).then(|| PublishBatch {
             origin,
+            sent,
             publishes: std::mem::take(&mut self.publishes),
             bodies: self.bodies.split().freeze(),
         })
@@ -130,7 +131,8 @@ impl Shard {
             self.publish_remotely(key, owner, (verb, &name, delay, messages), bodies);
             return Ok(());
         }
-        let topic = match cached.filter(|topic| self.topics.contains_key(*topic)) {
+        // An ephemeral topic is gone from the core some steps before it is from `topics`.
+        let topic = match cached.filter(|topic| self.core.topic_name(*topic).is_some()) {
             Some(topic) => topic,
             None => self.topic(&name),
         };
@@ -183,6 +185,7 @@ impl Shard {
         let bytes = self.outboxes[owner]
             .publishes
             .push(publisher, name, delay, bodies);
+        connection.replies.note_remote_bytes(ticket, bytes);
         let published = &mut connection.published;
         published.count(name, None, messages);
         published.remote_bytes += bytes;
@@ -214,6 +217,7 @@ impl Shard {
 
     /// Takes the publishes of another shard.
     pub(super) fn on_remote_publishes(&mut self, batch: PublishBatch) {
+        self.catch_up(batch.sent);
         for publish in batch.publishes {
             let bodies = PackedBodies(&batch.bodies[publish.start..publish.end]);
             let origin = Origin::Remote(batch.origin, publish.publisher);
@@ -316,9 +320,16 @@ impl Shard {
             return;
         };
         match result {
-            Ok(()) => connection.replies.complete(ticket),
+            Ok(()) => {
+                let bytes = connection.replies.complete(ticket);
+                connection.published.remote_bytes -= bytes;
+            }
             Err(reason) => {
                 if let Some(error) = connection.replies.fail(ticket, &reason) {
+                    if connection.phase == (Phase::Closing { linger: true }) {
+                        // It fails already, with an error that was just dropped as a later one.
+                        connection.replies.push_ready(error_frame(&error));
+                    }
                     self.fail_connection(key, &error);
                 }
             }
@@ -342,19 +353,19 @@ mod tests {
     #[test]
     fn bodies_survive_the_way_to_another_shard() {
         let mut outgoing = Outgoing::default();
-        assert!(outgoing.take(0).is_none());
+        assert!(outgoing.take(0, Now(1)).is_none());
         let topic = TopicName::parse(b"t").unwrap();
         let bodies: [&[u8]; 3] = [b"one", b"", b"three"];
         for request in [1, 2] {
             let publisher = Publisher::Task(request);
             outgoing.push(publisher, &topic, Duration::ZERO, bodies.into_iter());
         }
-        let batch = outgoing.take(3).unwrap();
+        let batch = outgoing.take(3, Now(1)).unwrap();
         assert_eq!((batch.origin, batch.publishes.len()), (3, 2));
         for publish in &batch.publishes {
             let packed = PackedBodies(&batch.bodies[publish.start..publish.end]);
             assert_eq!(packed.collect::<Vec<_>>(), bodies);
         }
-        assert!(outgoing.take(3).is_none());
+        assert!(outgoing.take(3, Now(1)).is_none());
     }
 }

@@ -203,7 +203,7 @@ impl Shard {
     fn on_closed(&mut self, key: SocketKey, error: Option<&io::Error>) {
         match self.sockets.get_mut(key).map(|socket| &mut socket.protocol) {
             Some(Protocol::Tcp(connection)) => {
-                connection.receive = Receive::Off;
+                connection.receive.end();
                 connection.eof = true;
                 match error {
                     // Nothing that is sent will arrive.
@@ -241,6 +241,8 @@ impl Shard {
             return;
         };
         self.ring_ops.push(RingOp::Forget(key));
+        // What its consumer left is for others, and this may be behind the turn's dispatch.
+        self.touched = true;
         // The peer sees the end at once, also while the ring still holds its share. A peer that
         // is gone already has nothing to see.
         let _ = shutdown(socket.fd.as_raw_fd(), Shutdown::Both);

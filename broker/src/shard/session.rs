@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use nsq_core::{AckError, ConsumerKey, ConsumerOptions, Deadline, MessageId, PublishError};
+use nsq_core::{
+    AckError, ConsumerKey, ConsumerOptions, Deadline, MessageId, PublishError, TopicKey,
+};
 use nsq_proto::{
     ChannelName, Command, DecodeContext, Decoded, IdentifyRequest, ProtoError, SessionState,
     TopicName, decode, truncation_error,
 };
 
+use super::change::ChangeDone;
 use super::publish::{ConnectionPublish, REMOTE_BYTES_MAX, connection_mut};
 use super::{Shard, SocketKey};
 use crate::conn::{
@@ -155,7 +158,7 @@ impl Shard {
     }
 
     /// Too much of this connection's is under way to take another command.
-    fn is_crowded(&mut self, key: SocketKey) -> bool {
+    pub(super) fn is_crowded(&mut self, key: SocketKey) -> bool {
         let congested = self.core.is_congested();
         self.connection(key).is_some_and(|connection| {
             (congested && !connection.published.is_empty())
@@ -437,8 +440,9 @@ impl Shard {
         };
         connection.subscription = Some(subscription);
         self.queue_flush(key);
-        if created && !topic.is_ephemeral() && !channel.is_ephemeral() {
-            self.answer_sub_when_saved(key, topic_key, &topic);
+        let is_change = created && !topic.is_ephemeral() && !channel.is_ephemeral();
+        if is_change || self.is_unsaved(topic_key) {
+            self.answer_sub_when_saved(key, (topic_key, &topic), is_change);
             return Flow::Pause;
         }
         if let Some(connection) = connection_mut(&mut self.sockets, key) {
@@ -450,19 +454,20 @@ impl Shard {
     fn answer_sub_when_saved(
         &mut self,
         key: SocketKey,
-        topic_key: nsq_core::TopicKey,
-        topic: &TopicName,
+        (topic_key, topic): (TopicKey, &TopicName),
+        is_change: bool,
     ) {
         let Some(connection) = connection_mut(&mut self.sockets, key) else {
             return;
         };
         let ticket = connection.replies.push_waiting();
         self.hold(key, Hold::Change);
-        self.change_topic(
-            topic_key,
-            topic,
-            super::change::ChangeDone::Subscription(key, ticket),
-        );
+        let done = ChangeDone::Subscription(key, ticket);
+        if is_change {
+            self.change_topic(topic_key, topic, done);
+        } else {
+            self.await_change(topic_key, topic, done);
+        }
     }
 
     /// Sends a fatal error behind everything that is to be answered before it, and takes no more

@@ -2,9 +2,10 @@
 //!
 //! 1. *Answering*: listeners and commands are closed; publishes under way are written and answered;
 //!    each connection closes when its replies are out.
-//! 2. *Syncing*: what was written goes to the disk.
-//! 3. *Checkpointing*: every topic in which something changed is checkpointed.
-//! 4. *Stopped*: no operation of a log is under way.
+//! 2. *Answered*: one turn in which local tasks (HTTP) pass on what they were told.
+//! 3. *Syncing*: what was written goes to the disk.
+//! 4. *Checkpointing*: every topic in which something changed is checkpointed.
+//! 5. *Stopped*: no operation of a log is under way.
 //!
 //! Each stage has a bound, so that a peer that does not read or a disk that does not answer cannot
 //! keep the process alive.
@@ -26,6 +27,7 @@ const SAVING_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Answering,
+    Answered,
     Syncing,
     Checkpointing,
     Stopped,
@@ -74,7 +76,8 @@ impl Shard {
         let late = self.now >= stopping.deadline;
         let stage = stopping.stage;
         match stage {
-            Stage::Answering if late || self.is_answered() => self.begin_syncing(),
+            Stage::Answering if late || self.is_answered() => self.enter(Stage::Answered),
+            Stage::Answered => self.begin_syncing(),
             Stage::Syncing | Stage::Checkpointing if late => self.end_late(),
             Stage::Syncing if !self.logs_pending() && !self.sync_dirty_logs() => {
                 self.checkpoint_all();
@@ -91,7 +94,8 @@ impl Shard {
             .values()
             .any(|socket| matches!(socket.protocol, Protocol::Tcp(_)));
         let waiting = self.topics.values().any(|state| !state.waiters.is_empty());
-        !tcp && !waiting && !self.has_outbox_backlog()
+        let asked = !self.requests.is_empty() || !self.changes.is_empty();
+        !tcp && !waiting && !asked && !self.has_outbox_backlog()
     }
 
     fn begin_syncing(&mut self) {
