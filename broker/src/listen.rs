@@ -4,9 +4,14 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+/// How long a port that is in use is tried again, and how often.
+const PATIENCE: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// Connections that wait to be accepted, per listener.
 const BACKLOG: i32 = 4096;
 
@@ -25,8 +30,7 @@ pub(crate) struct Listeners {
 /// The system's; `AddrInUse` also when another process listens there with `SO_REUSEPORT`.
 pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Listeners> {
     if address.port() != 0 {
-        // Alone first: sharing the port is meant for our own shards, not for a second broker.
-        drop(open(address, false)?);
+        drop(open_alone(address)?);
     }
     let first = open(address, true)?;
     let bound = first
@@ -41,6 +45,26 @@ pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Listeners> {
         address: bound,
         sockets,
     })
+}
+
+/// Alone first: sharing the port is meant for our own shards, not for a second broker. The rings of
+/// a process that was killed let go of its sockets a little after its end, hence the patience.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "at start, before there is a shard"
+)]
+fn open_alone(address: SocketAddr) -> io::Result<Socket> {
+    let begun = Instant::now();
+    loop {
+        match open(address, false) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < PATIENCE =>
+            {
+                thread::sleep(RETRY_INTERVAL);
+            }
+            other => return other,
+        }
+    }
 }
 
 fn open(address: SocketAddr, shared: bool) -> io::Result<Socket> {

@@ -18,6 +18,8 @@ use crate::shared::Mailboxes;
 
 /// Files of the broker are for its user only, as the reference's.
 const FILE_MODE: u32 = 0o600;
+/// Bytes that the making of a segment leaves free, at most.
+const RESERVE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Carries out jobs until every sender of jobs is gone.
 pub(crate) fn run(jobs: &Receiver<StorageJob>, mailboxes: &Mailboxes) {
@@ -45,7 +47,11 @@ fn carry_out(op: StorageOp) -> io::Result<Option<OwnedFd>> {
         StorageOp::Open { path } => open(&path).map(Some),
         StorageOp::Create { path, len } => create(&path, len).map(Some),
         StorageOp::Recycle { from, to } => {
-            fs::rename(&from, &to)?;
+            match fs::rename(&from, &to) {
+                // Renamed by an attempt that failed later.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && to.exists() => {}
+                other => other?,
+            }
             sync_parent(&to)?;
             open(&to).map(Some)
         }
@@ -64,22 +70,44 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
 
 fn create(path: &Path, len: u64) -> io::Result<OwnedFd> {
     make_parent(path)?;
+    if !has_room(path, len) {
+        return Err(nix::errno::Errno::ENOSPC.into());
+    }
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create_new(true)
         .mode(FILE_MODE)
         .open(path)?;
+    let made = fill(&file, path, len);
+    if made.is_err() {
+        missing_is_fine(fs::remove_file(path))?;
+    }
+    made.map(|()| file.into())
+}
+
+/// Whether a segment of that size leaves some space: the journals and `nsqd.dat` need it to free
+/// what consumers are done with.
+fn has_room(path: &Path, len: u64) -> bool {
+    let parent = path.parent().unwrap_or(path);
+    let Ok(disk) = nix::sys::statvfs::statvfs(parent) else {
+        return true;
+    };
+    let reserve = RESERVE_BYTES_MAX.min(disk.blocks() * disk.fragment_size() / 64);
+    disk.blocks_available() * disk.fragment_size() >= len + reserve
+}
+
+/// Gives a new file its length and makes its name durable.
+fn fill(file: &File, path: &Path, len: u64) -> io::Result<()> {
     let preallocated = i64::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
     if preallocated > 0 {
-        match fallocate(&file, FallocateFlags::empty(), 0, preallocated) {
+        match fallocate(file, FallocateFlags::empty(), 0, preallocated) {
             // Not every file system can; a sparse file serves as well, if less evenly.
             Err(nix::errno::Errno::EOPNOTSUPP) => file.set_len(len)?,
             other => other?,
         }
     }
-    sync_parent(path)?;
-    Ok(file.into())
+    sync_parent(path)
 }
 
 /// Writes `contents` to `path` so that after a crash either the old or the new file is there.
@@ -91,15 +119,23 @@ pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".tmp");
     let aside = PathBuf::from(aside);
+    let replaced = replace_by(&aside, path, contents);
+    if replaced.is_err() {
+        missing_is_fine(fs::remove_file(&aside))?;
+    }
+    replaced
+}
+
+fn replace_by(aside: &Path, path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(FILE_MODE)
-        .open(&aside)?;
+        .open(aside)?;
     file.write_all(contents)?;
     file.sync_all()?;
-    fs::rename(&aside, path)?;
+    fs::rename(aside, path)?;
     sync_parent(path)
 }
 

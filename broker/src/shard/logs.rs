@@ -57,6 +57,8 @@ pub(crate) struct TopicState {
     in_open_logs: bool,
     /// The log failed for good; the health of the broker knows it by this name.
     poisoned: Option<TopicName>,
+    /// The log waits for space (see [`TopicLog::shortage`]); the name is as above.
+    shortage: Option<TopicName>,
 }
 
 impl TopicState {
@@ -226,6 +228,38 @@ impl Shard {
             self.on_log_event(topic, event);
         }
         self.log_events = events;
+        self.watch_shortage(topic);
+    }
+
+    /// Takes note that a log has run out of space, or has found some.
+    fn watch_shortage(&mut self, topic: TopicKey) {
+        let Some(state) = self.topics.get_mut(topic) else {
+            return;
+        };
+        let Some(log) = state.log.as_ref() else {
+            return;
+        };
+        let Some(shortage) = log.shortage() else {
+            if let Some(name) = state.shortage.take()
+                && state.poisoned.is_none()
+            {
+                self.shared.health.recover(name.as_str());
+            }
+            return;
+        };
+        let reason = shortage.reason.clone();
+        let is_stuck = log.is_stuck();
+        if state.shortage.is_none()
+            && let Some(name) = self.core.topic_name(topic)
+        {
+            state.shortage = Some(name.clone());
+            self.shared.health.fail(name.as_str(), &reason);
+            self.log_topic_error(topic, &format!("publishes are refused for now: {reason}"));
+        }
+        if is_stuck {
+            // Their messages may be delivered all the same, as with any answer that is lost.
+            self.fail_waiters(topic, &reason);
+        }
     }
 
     fn on_log_event(&mut self, topic: TopicKey, event: LogEvent) {
@@ -415,11 +449,11 @@ impl Shard {
 
     /// Why nothing can be published to a topic at the moment, if so.
     pub(super) fn refusal(&self, topic: TopicKey) -> Option<PublishError> {
-        let logged = self
-            .topics
-            .get(topic)
-            .is_some_and(|state| state.log.is_some());
-        (self.disk_full && logged).then(|| PublishError::Log(DISK_FULL.to_owned()))
+        let state = self.topics.get(topic).filter(|state| state.log.is_some())?;
+        let shortage = state.log.as_ref().and_then(TopicLog::shortage);
+        let shortage = shortage.map(|shortage| shortage.reason.as_str());
+        let reason = shortage.or_else(|| self.disk_full.then_some(DISK_FULL))?;
+        Some(PublishError::Log(reason.to_owned()))
     }
 
     // --- files of idle logs ---
@@ -486,7 +520,7 @@ impl Shard {
             if state.log.is_some() {
                 self.remove_log_dir(topic, state.dir);
             }
-            if let Some(name) = state.poisoned {
+            if let Some(name) = state.poisoned.or(state.shortage) {
                 self.shared.health.recover(name.as_str());
             }
             for timer in [state.checkpoint_timer, state.sync_timer]
@@ -500,16 +534,34 @@ impl Shard {
 
     /// What the logs could not do for want of descriptors or memory is tried again.
     pub(super) fn retry_logs(&mut self) {
-        for index in 0..self.open_logs.len() {
-            let topic = self.open_logs[index];
-            with_log!(self, topic, |log, disk| if log.is_waiting() {
-                log.sync(disk);
-            });
+        let waits = |state: &TopicState| state.log.as_ref().is_some_and(TopicLog::is_waiting);
+        let topics = &self.topics;
+        let is_waiting = |topic: &&TopicKey| topics.get(**topic).is_some_and(waits);
+        let waiting: Vec<TopicKey> = self.open_logs.iter().filter(is_waiting).copied().collect();
+        if !waiting.is_empty() {
+            self.release_unused_files();
+        }
+        for topic in waiting {
+            with_log!(self, topic, |log, disk| log.sync(disk));
+        }
+    }
+
+    /// Descriptors may be what is wanted: files that nothing is done with are closed early.
+    fn release_unused_files(&mut self) {
+        for topic in &self.open_logs {
+            let state = self.topics.get_mut(*topic);
+            if let Some(log) = state.and_then(|state| state.log.as_mut())
+                && log.pending() == 0
+            {
+                log.release_files();
+            }
         }
     }
 
     /// Starts an fdatasync of every log that needs one (clean stop); `false` when none does.
     pub(super) fn sync_dirty_logs(&mut self) -> bool {
+        // What the last round has opened gives way to what could not be opened in it.
+        self.release_unused_files();
         let is_due = |state: &TopicState| state.log.as_ref().is_some_and(TopicLog::is_sync_due);
         let due = self
             .topics

@@ -2,14 +2,15 @@
 //!
 //! TERM and INT ask for a clean stop, once: while the program is stopping, further ones change
 //! nothing. HUP must not kill a broker that holds messages; it is an event that the program may
-//! use to read certificates or files again. USR1 is ignored. QUIT keeps its default.
+//! use to read certificates or files again. USR1 is ignored, and so is XFSZ: a write beyond a limit
+//! fails with an error instead. QUIT keeps its default.
 //!
 //! The handlers stay installed for the life of the process, also after [`Signals`] is dropped.
 
 use std::collections::VecDeque;
 use std::io;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals as Queue;
 
 /// What a signal asks of the program.
@@ -36,7 +37,7 @@ impl Signals {
     /// # Errors
     /// The system's, when the handlers or their pipe cannot be set up.
     pub fn install() -> io::Result<Self> {
-        let queue = Queue::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+        let queue = Queue::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGXFSZ])?;
         Ok(Self {
             queue,
             arrived: VecDeque::new(),
