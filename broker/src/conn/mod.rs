@@ -253,6 +253,11 @@ impl Connection {
             && !self.input.is_empty()
     }
 
+    /// No more will be asked: what is left is to send the answers.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.eof || matches!(self.phase, Phase::Closing { .. })
+    }
+
     /// Everything that was asked has been answered and sent.
     pub(crate) fn is_answered(&self) -> bool {
         self.replies.is_empty() && self.output.is_empty()

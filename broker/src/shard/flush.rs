@@ -81,14 +81,13 @@ impl Shard {
                 return;
             }
             Ok(Flush::Blocked) => {
-                let is_closing = matches!(connection.phase, Phase::Closing { .. });
-                let has_deadline = connection.timers.write.is_some();
+                let lacks_deadline = connection.timers.write.is_none();
                 // While the ring lets go of the socket nothing may be asked of it; when it has,
                 // the output is flushed again.
                 if !was_blocked && connection.receive != Receive::Stopping {
                     self.ring_ops.push(RingOp::PollWritable(key));
                 }
-                if !was_blocked || is_closing && !has_deadline {
+                if !was_blocked || lacks_deadline && connection.is_ending() {
                     self.restart_write_deadline(key);
                 }
             }

@@ -119,7 +119,7 @@ impl Shard {
         let Some(connection) = connection_mut(&mut self.sockets, key) else {
             return;
         };
-        let closing = matches!(connection.phase, Phase::Closing { .. });
+        let closing = connection.is_ending();
         let interval = match connection.identity.heartbeat_interval {
             Some(interval) => interval,
             None if closing => WRITE_DEADLINE,

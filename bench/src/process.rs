@@ -1,0 +1,142 @@
+//! Processes as the kernel sees them: processor time and memory of the broker, processor time of the
+//! generator's own threads, and where these run.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
+use nix::unistd::{Pid, SysconfVar, sysconf};
+
+/// What a process has used until now.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Usage {
+    /// Processor time, user and system.
+    pub(crate) cpu_s: f64,
+    /// Memory in use, KiB.
+    pub(crate) rss_kib: u64,
+    /// Most memory ever in use, KiB.
+    pub(crate) peak_kib: u64,
+}
+
+/// Reads the usage of a process.
+///
+/// # Errors
+/// There is no such process.
+pub(crate) fn usage(pid: u32) -> Result<Usage> {
+    let read = |file: &str| {
+        let path = format!("/proc/{pid}/{file}");
+        fs::read_to_string(&path).with_context(|| format!("read {path}"))
+    };
+    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("the kernel's clock tick")?;
+    let ticks = cpu_ticks(&read("stat")?).ok_or_else(|| anyhow!("/proc/{pid}/stat is cut"))?;
+    let status = read("status")?;
+    Ok(Usage {
+        cpu_s: count(ticks) / count(u64::try_from(per_second)?),
+        rss_kib: status_kib(&status, "VmRSS:").unwrap_or(0),
+        peak_kib: status_kib(&status, "VmHWM:").unwrap_or(0),
+    })
+}
+
+/// A count as a number to divide by; counts here are far below 2^53.
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_precision_loss,
+    reason = "std has no other way"
+)]
+pub(crate) fn count(number: u64) -> f64 {
+    number as f64
+}
+
+/// User and system ticks of a `stat` line. The name before them may hold anything, also brackets.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+fn status_kib(status: &str, key: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// Processor time of the calling thread.
+pub(crate) fn thread_cpu() -> Duration {
+    cpu(UsageWho::RUSAGE_THREAD)
+}
+
+/// Processor time of this process.
+pub(crate) fn own_cpu() -> Duration {
+    cpu(UsageWho::RUSAGE_SELF)
+}
+
+fn cpu(who: UsageWho) -> Duration {
+    let Ok(usage) = getrusage(who) else {
+        return Duration::ZERO;
+    };
+    [usage.user_time(), usage.system_time()]
+        .iter()
+        .map(|time| {
+            let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
+            Duration::from_secs(seconds)
+                + Duration::from_micros(u64::try_from(time.tv_usec()).unwrap_or(0))
+        })
+        .sum()
+}
+
+/// Keeps the calling thread on one core.
+///
+/// # Errors
+/// There is no such core.
+pub(crate) fn pin(core: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+        .with_context(|| format!("run on core {core}"))
+}
+
+/// Lets the threads that this one starts sleep as precisely as the timers allow.
+pub(crate) fn sleep_precisely() {
+    // Where it is refused, sleeps are some 50 µs longer, and the lateness that is reported says so.
+    let _refused = nix::sys::prctl::set_timerslack(1);
+}
+
+/// Makes room for so many descriptors.
+///
+/// # Errors
+/// The limit is lower and cannot be raised.
+pub(crate) fn want_descriptors(wanted: u64) -> Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < wanted {
+        ensure!(
+            hard >= wanted,
+            "{wanted} descriptors are needed, the limit is {hard}"
+        );
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).context("raise the descriptor limit")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_found_behind_any_name() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 9 0 100 1 2";
+        assert_eq!(cpu_ticks(stat), Some(300));
+        assert_eq!(cpu_ticks("7 (a) S 1"), None);
+    }
+
+    #[test]
+    fn own_usage_can_be_read() {
+        let usage = usage(std::process::id()).unwrap();
+        assert!(
+            usage.rss_kib > 0 && usage.peak_kib >= usage.rss_kib,
+            "{usage:?}"
+        );
+    }
+}

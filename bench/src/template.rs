@@ -1,0 +1,230 @@
+//! The publish commands of a connection, built once and sent again and again as a ring.
+//!
+//! The ring holds more commands than may be unanswered, so a command that is still being sent is never
+//! stamped anew.
+
+use crate::body::{BodySize, Dice, Stamp};
+use crate::wire;
+
+/// What the commands look like.
+#[derive(Debug, Clone)]
+pub(crate) struct Recipe {
+    /// The topics, taken in turn.
+    pub(crate) topics: Vec<String>,
+    /// 0: PUB. Otherwise MPUB of so many bodies.
+    pub(crate) batch: usize,
+    /// Length of bodies.
+    pub(crate) size: BodySize,
+    /// Commands that may be unanswered.
+    pub(crate) depth: usize,
+    /// Whether bodies carry a stamp.
+    pub(crate) stamped: bool,
+}
+
+impl Recipe {
+    /// Messages per command.
+    pub(crate) fn messages_per_command(&self) -> usize {
+        self.batch.max(1)
+    }
+}
+
+/// Commands back to back.
+#[derive(Debug)]
+pub(crate) struct Template {
+    /// The ring.
+    pub(crate) bytes: Vec<u8>,
+    commands: Vec<Command>,
+    stamps: Vec<usize>,
+    batch: usize,
+}
+
+/// Where a command stands.
+#[derive(Debug, Clone, Copy)]
+struct Command {
+    begin: usize,
+    end: usize,
+    body_bytes: usize,
+}
+
+impl Template {
+    /// Builds the ring; `seed` makes the connections differ from one another.
+    pub(crate) fn build(recipe: &Recipe, seed: u64) -> Self {
+        let variety = if recipe.size.is_fixed() { 2 } else { 64 };
+        let least = variety.max(2 * recipe.depth);
+        let count = least.next_multiple_of(recipe.topics.len());
+        let mut template = Self {
+            bytes: Vec::new(),
+            commands: Vec::new(),
+            stamps: Vec::new(),
+            batch: recipe.batch,
+        };
+        let mut dice = Dice::new(seed);
+        for index in 0..count {
+            template.push(
+                recipe,
+                &recipe.topics[index % recipe.topics.len()],
+                &mut dice,
+            );
+        }
+        template
+    }
+
+    fn push(&mut self, recipe: &Recipe, topic: &str, dice: &mut Dice) {
+        let bodies: Vec<Vec<u8>> = (0..recipe.messages_per_command())
+            .map(|_| body(recipe.size.draw(dice), dice))
+            .collect();
+        let begin = self.bytes.len();
+        let total: usize = bodies.iter().map(Vec::len).sum();
+        if recipe.batch == 0 {
+            wire::put_command(&mut self.bytes, &format!("PUB {topic}"), &bodies[0]);
+            self.stamps.push(self.bytes.len() - total);
+        } else {
+            self.bytes
+                .extend_from_slice(format!("MPUB {topic}\n").as_bytes());
+            self.bytes
+                .extend_from_slice(&wire::field(4 + 4 * bodies.len() + total));
+            self.bytes.extend_from_slice(&wire::field(bodies.len()));
+            for body in &bodies {
+                self.bytes.extend_from_slice(&wire::field(body.len()));
+                self.stamps.push(self.bytes.len());
+                self.bytes.extend_from_slice(body);
+            }
+        }
+        self.commands.push(Command {
+            begin,
+            end: self.bytes.len(),
+            body_bytes: total,
+        });
+    }
+
+    /// Commands in the ring.
+    pub(crate) fn len(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// Messages per command.
+    pub(crate) fn messages_per_command(&self) -> usize {
+        self.batch.max(1)
+    }
+
+    /// A command's bytes.
+    pub(crate) fn command(&self, index: usize) -> &[u8] {
+        &self.bytes[self.commands[index].begin..self.commands[index].end]
+    }
+
+    /// Bytes of bodies in a command.
+    pub(crate) fn body_bytes(&self, index: usize) -> usize {
+        self.commands[index].body_bytes
+    }
+
+    /// Stamps a command's bodies with sequences from `stamp.sequence` on.
+    pub(crate) fn stamp(&mut self, index: usize, mut stamp: Stamp) {
+        let count = self.messages_per_command();
+        for offset in &self.stamps[index * count..(index + 1) * count] {
+            stamp.write(&mut self.bytes[*offset..]);
+            stamp.sequence += 1;
+        }
+    }
+}
+
+/// A body of printable bytes that do not repeat for long, so that nothing on the way can compress it.
+fn body(len: usize, dice: &mut Dice) -> Vec<u8> {
+    let mut body = Vec::with_capacity(len + 8);
+    while body.len() < len {
+        body.extend(dice.roll().to_le_bytes().map(|byte| b' ' + byte % 95));
+    }
+    body.truncate(len);
+    body
+}
+
+/// What a test decodes commands with.
+#[cfg(test)]
+pub(crate) fn decode_context(state: nsq_proto::SessionState) -> nsq_proto::DecodeContext {
+    let limits = nsq_proto::Limits {
+        message_bytes_max: 1 << 20,
+        body_bytes_max: 5 << 20,
+        ready_count_max: 2500,
+        defer_ms_max: 1000,
+    };
+    nsq_proto::DecodeContext {
+        state,
+        heartbeats_disabled: false,
+        tls_missing: false,
+        limits,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nsq_proto::{Command, Decoded, SessionState};
+
+    use super::*;
+
+    fn recipe(batch: usize, topics: &[&str]) -> Recipe {
+        let topics = topics.iter().map(ToString::to_string).collect();
+        Recipe {
+            topics,
+            batch,
+            size: BodySize::Uniform(24, 90),
+            depth: 5,
+            stamped: true,
+        }
+    }
+
+    #[test]
+    fn the_ring_is_longer_than_what_may_be_unanswered() {
+        let template = Template::build(&recipe(0, &["a", "b", "c"]), 1);
+        assert!(template.len() > 5 && template.len().is_multiple_of(3));
+        let all: usize = (0..template.len())
+            .map(|index| template.command(index).len())
+            .sum();
+        assert_eq!(all, template.bytes.len());
+    }
+
+    #[test]
+    fn pub_commands_decode_and_carry_their_stamp() {
+        let mut template = Template::build(&recipe(0, &["a", "b"]), 1);
+        let stamp = Stamp {
+            stream: 1,
+            sequence: 9,
+            intended_ns: 5,
+        };
+        template.stamp(3, stamp);
+        let bytes = template.command(3).to_vec();
+        let Decoded::Command {
+            command: Command::Pub { topic, body },
+            consumed,
+        } = nsq_proto::decode(&bytes, &decode_context(SessionState::Init)).unwrap()
+        else {
+            panic!("no PUB")
+        };
+        assert_eq!((topic, consumed), ("b", bytes.len()));
+        assert_eq!(body.len(), template.body_bytes(3));
+        assert_eq!(Stamp::read(body), Some(stamp));
+    }
+
+    #[test]
+    fn mpub_commands_decode_and_number_their_bodies() {
+        let mut template = Template::build(&recipe(4, &["a"]), 1);
+        template.stamp(
+            2,
+            Stamp {
+                stream: 0,
+                sequence: 8,
+                intended_ns: 0,
+            },
+        );
+        let bytes = template.command(2).to_vec();
+        let Decoded::Command {
+            command: Command::Mpub { bodies, .. },
+            ..
+        } = nsq_proto::decode(&bytes, &decode_context(SessionState::Init)).unwrap()
+        else {
+            panic!("no MPUB")
+        };
+        let sequences: Vec<u64> = bodies
+            .map(|body| Stamp::read(body).unwrap().sequence)
+            .collect();
+        assert_eq!(sequences, [8, 9, 10, 11]);
+    }
+}
