@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Iterator
 
 import wire
-from harness import Broker, Context, case, equal
+from harness import Broker, Context, case, equal, eventually
 
 # A FIN of a message that nobody has, and what it is answered with.
 STRAY_FIN = wire.fin(b"0123456789abcdef")
@@ -192,6 +192,38 @@ def reader_that_is_late_gets_every_answer(context: Context) -> None:
             left = len(STRAY_ANSWER) * (sent + more // len(STRAY_FIN)) - room
             got = sum(len(chunk) for chunk in take(reader, left, wire.PATIENCE_S))
             equal(got, left, f"bytes of answers, attempt {attempt}")
+
+
+@case("regressions", ours_only=True)
+def peer_that_closes_half_and_reads_late_costs_nothing(context: Context) -> None:
+    """A socket without room is not asked over and over, and what was asked before the end is answered."""
+    broker = context.broker("--shards=1")
+    count = 420_000
+    publishes = wire.MAGIC + wire.pub("half#ephemeral", b"x") * count
+    requests = b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n" * 20_000
+    for port, data in ((broker.tcp_port, publishes), (broker.http_port, requests)):
+        with socket.socket() as peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            peer.connect(("127.0.0.1", port))
+            # As much as is taken while nobody reads.
+            peer.settimeout(2.0)
+            try:
+                peer.sendall(data)
+            except socket.timeout:
+                pass
+            peer.shutdown(socket.SHUT_WR)
+            # Until it is through with what it can do.
+            eventually(lambda: is_at_rest(broker), "a broker at rest")
+            if data is publishes:
+                got = sum(len(chunk) for chunk in take(peer, 10 * count, wire.PATIENCE_S))
+                equal(got, 10 * count, "bytes of answers")
+
+
+def is_at_rest(broker: Broker) -> bool:
+    """Whether the broker uses less than a fifth of a core."""
+    before = broker.cpu_seconds()
+    time.sleep(0.5)
+    return broker.cpu_seconds() - before < 0.1
 
 
 def small_window(broker: Broker) -> socket.socket:

@@ -32,6 +32,8 @@ pub(crate) struct Output {
     bytes: usize,
     /// A send was refused with `EAGAIN`; cleared when the socket is writable.
     blocked: bool,
+    /// The socket said that it is writable and has taken nothing since.
+    woken: bool,
 }
 
 impl Output {
@@ -49,9 +51,21 @@ impl Output {
         self.blocked
     }
 
-    /// The socket said that it is writable.
+    /// It is worth trying again to send.
     pub(crate) fn unblock(&mut self) {
         self.blocked = false;
+    }
+
+    /// The socket said that it is writable.
+    pub(crate) fn on_writable(&mut self) {
+        self.blocked = false;
+        self.woken = true;
+    }
+
+    /// The socket said that it is writable and refused a send all the same: io_uring reports a
+    /// socket that the peer has half closed at once, whatever was asked for.
+    pub(crate) fn was_misled(&self) -> bool {
+        self.blocked && self.woken
     }
 
     /// Queues whole frames without copying them.
@@ -94,7 +108,10 @@ impl Output {
             };
             match sent {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(sent) => self.consume(sent),
+                Ok(sent) => {
+                    self.woken = false;
+                    self.consume(sent);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = true;
                     return Ok(Flush::Blocked);
@@ -175,6 +192,10 @@ mod tests {
         assert_eq!(output.flush(refuse).unwrap(), Flush::Blocked);
         let mut sent = Vec::new();
         assert_eq!(output.flush(taking(9, &mut sent)).unwrap(), Flush::Blocked);
+        assert!(!output.was_misled());
+        output.on_writable();
+        assert_eq!(output.flush(refuse).unwrap(), Flush::Blocked);
+        assert!(output.was_misled());
         output.unblock();
         assert_eq!(output.flush(taking(9, &mut sent)).unwrap(), Flush::Done);
         assert_eq!(sent, b"abc");

@@ -66,6 +66,7 @@ impl Shard {
             .output
             .with_tail(|tail| connection.replies.drain_ready(tail));
         let was_blocked = connection.output.is_blocked();
+        let unsent = connection.output.len();
         let flushed = connection
             .output
             .flush(|slices| send_vectored(fd.as_fd(), slices));
@@ -81,13 +82,15 @@ impl Shard {
                 return;
             }
             Ok(Flush::Blocked) => {
-                let lacks_deadline = connection.timers.write.is_none();
+                let took_some = connection.output.len() < unsent;
+                let needs_deadline = took_some || connection.timers.write.is_none();
                 // While the ring lets go of the socket nothing may be asked of it; when it has,
                 // the output is flushed again.
                 if !was_blocked && connection.receive != Receive::Stopping {
-                    self.ring_ops.push(RingOp::PollWritable(key));
+                    let was_misled = connection.output.was_misled();
+                    self.await_room(key, was_misled);
                 }
-                if !was_blocked || lacks_deadline && connection.is_ending() {
+                if needs_deadline {
                     self.restart_write_deadline(key);
                 }
             }
@@ -106,6 +109,28 @@ impl Shard {
             Next::Linger => self.linger(key),
             Next::Move(to) => self.finish_move(key, to),
             Next::Resume => self.release(key, Hold::Replies),
+        }
+    }
+
+    /// Has a blocked socket tried again when it has room, or in a while if it was wrong about that
+    /// the last time: asking the ring again would be answered at once, without end.
+    pub(super) fn await_room(&mut self, key: SocketKey, was_misled: bool) {
+        if !was_misled {
+            self.ring_ops.push(RingOp::PollWritable(key));
+            return;
+        }
+        if self.misled.is_empty() {
+            let at = self.now.after(super::timers::SEND_PAUSE);
+            let tick = Deadline::Tick(super::timers::TICK_SEND);
+            self.core.schedule(at, tick);
+        }
+        self.misled.push(key);
+    }
+
+    /// Tries the sockets again that were wrong about having room.
+    pub(super) fn retry_sends(&mut self) {
+        for key in std::mem::take(&mut self.misled) {
+            self.on_writable(key);
         }
     }
 

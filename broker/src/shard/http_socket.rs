@@ -40,6 +40,8 @@ pub(crate) struct HttpSocket {
     pub(super) write_waker: Option<Waker>,
     /// The socket took no more; a poll for room is under way.
     pub(super) write_blocked: bool,
+    /// It said that it has room and has taken nothing since.
+    pub(super) write_woken: bool,
 }
 
 impl HttpSocket {
@@ -54,6 +56,7 @@ impl HttpSocket {
             read_waker: None,
             write_waker: None,
             write_blocked: false,
+            write_woken: false,
         }
     }
 }
@@ -174,11 +177,15 @@ impl Shard {
                     // While the ring lets go of the socket nothing may be asked of it; when it
                     // has, the task is woken.
                     if http.receive != Receive::Stopping {
-                        self.ring_ops.push(RingOp::PollWritable(key));
+                        let was_misled = http.write_woken;
+                        self.await_room(key, was_misled);
                     }
                     return Poll::Pending;
                 }
-                other => return Poll::Ready(other),
+                other => {
+                    http.write_woken = false;
+                    return Poll::Ready(other);
+                }
             }
         }
         http.write_waker = Some(cx.waker().clone());

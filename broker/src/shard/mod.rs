@@ -80,6 +80,8 @@ pub(crate) struct Shard {
     ring_ops: Vec<RingOp>,
     /// Connections with something to send or to settle at the end of the turn.
     flush_queue: Vec<SocketKey>,
+    /// Sockets that said they have room to send, and had none.
+    misled: Vec<SocketKey>,
     /// Connections whose commands wait for [`crate::conn::Hold::Congestion`] to pass.
     congested: Vec<SocketKey>,
     outboxes: Vec<Outbox>,
@@ -125,6 +127,7 @@ impl Shard {
             disk_ops: SlotMap::with_key(),
             ring_ops: Vec::new(),
             flush_queue: Vec::new(),
+            misled: Vec::new(),
             congested: Vec::new(),
             outboxes: (0..shards).map(|_| Outbox::default()).collect(),
             changes: Vec::new(),

@@ -220,14 +220,15 @@ impl Shard {
         }
     }
 
-    fn on_writable(&mut self, key: SocketKey) {
+    pub(super) fn on_writable(&mut self, key: SocketKey) {
         match self.sockets.get_mut(key).map(|socket| &mut socket.protocol) {
             Some(Protocol::Tcp(connection)) => {
-                connection.output.unblock();
+                connection.output.on_writable();
                 self.queue_flush(key);
             }
             Some(Protocol::Http(http)) => {
                 http.write_blocked = false;
+                http.write_woken = true;
                 self.wakers.extend(http.write_waker.take());
             }
             None => {}

@@ -20,8 +20,13 @@ pub(super) const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Write deadline of a connection without heartbeats that is to be closed.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// `Deadline::Tick` numbers: the once-a-second housekeeping, and accepting again by listener.
+/// How long a socket rests that says it has room to send and has none.
+pub(super) const SEND_PAUSE: Duration = Duration::from_millis(10);
+
+/// `Deadline::Tick` numbers: the once-a-second housekeeping, sending again, and accepting again by
+/// listener.
 const TICK_HOUSEKEEPING: u32 = 0;
+pub(super) const TICK_SEND: u32 = 1;
 pub(super) const TICK_ACCEPT: u32 = 16;
 
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,6 +40,7 @@ impl Shard {
             Deadline::Checkpoint(topic) => self.on_checkpoint_due(topic),
             Deadline::Sync(topic) => self.on_sync_due(topic),
             Deadline::Tick(TICK_HOUSEKEEPING) => self.keep_house(),
+            Deadline::Tick(TICK_SEND) => self.retry_sends(),
             Deadline::Tick(tick) => {
                 self.ring_ops
                     .push(super::RingOp::Accept(tick - TICK_ACCEPT));
