@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from typing import Dict, List
+from pathlib import Path
+from typing import Dict, List, Optional
 
 from harness import Context, case, equal
 
@@ -25,9 +26,9 @@ EXPECTED = {
 TOPICS = {"fanout": 520, "requeue": 50, "touch": 1, "timeout": 1, "inflight": 20}
 
 
-def play(context: Context, command: List[str], prefix: str) -> None:
+def play(context: Context, command: List[str], prefix: str, binary: Optional[Path] = None) -> None:
     """Runs a client program and compares what it saw, and what the broker counted, with the expectation."""
-    broker = context.broker()
+    broker = context.broker(binary=binary)
     command = [part.replace("ADDRESS", f"127.0.0.1:{broker.tcp_port}").replace("PREFIX", prefix) for part in command]
     result = subprocess.run(command, capture_output=True, text=True, timeout=SCENARIO_PATIENCE_S)
     assert result.returncode == 0, f"the client failed: {result.stderr[-2000:]}"
@@ -46,15 +47,30 @@ def play(context: Context, command: List[str], prefix: str) -> None:
     equal((counts[1]["requeue_count"], counts[1]["timeout_count"]), (0, 1), "counters of timeout")
 
 
+def go_command(context: Context) -> List[str]:
+    return [str(context.settings.go_client), "scenario", "--tcp", "ADDRESS", "--prefix", "PREFIX"]
+
+
+def pynsq_command(context: Context) -> List[str]:
+    script = __file__.replace("test_clients", "client_pynsq")
+    return [str(context.settings.pynsq_python), script, "ADDRESS", "PREFIX"]
+
+
 @case("clients", needs=("go",))
 def go_nsq(context: Context) -> None:
-    play(context, [str(context.settings.go_client), "scenario", "--tcp", "ADDRESS", "--prefix", "PREFIX"], "go-")
+    play(context, go_command(context), "go-")
 
 
 @case("clients", needs=("pynsq",))
 def pynsq(context: Context) -> None:
-    script = __file__.replace("test_clients", "client_pynsq")
-    play(context, [str(context.settings.pynsq_python), script, "ADDRESS", "PREFIX"], "py-")
+    play(context, pynsq_command(context), "py-")
+
+
+@case("clients", ours_only=True, slow=True, needs=("go", "pynsq", "reference"))
+def reference_behaves_alike(context: Context) -> None:
+    """The same programs with the same expectation against the reference."""
+    play(context, go_command(context), "go-", context.settings.reference)
+    play(context, pynsq_command(context), "py-", context.settings.reference)
 
 
 @case("clients", needs=("go", "pynsq"))
