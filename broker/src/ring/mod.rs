@@ -14,7 +14,7 @@
 //! - Multishot requests that the kernel ended for its own reasons are armed again here.
 //!
 //! Not here: sending on sockets is a direct non-blocking call ([`send_vectored`]), because a send
-//! nearly always succeeds at once; opening and renaming files is the control thread's work.
+//! nearly always succeeds at once; opening and renaming files is the storage thread's work.
 //!
 //! Hot path: no allocation, formatting, await or hashing per message or per receive.
 

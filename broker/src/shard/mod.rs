@@ -8,7 +8,8 @@
 //!
 //! What the ring is to do is queued in `ring_ops` and submitted by the [`driver`] after the turn.
 //!
-//! Hot path (`session`, `publish`, `flush`): no allocation, formatting, await or atomic per message.
+//! Hot path (`session`, `publish`, `flush`): no allocation, formatting or await per message. A publish
+//! command shares its topic's name, which is one atomic count per command, not per message.
 
 pub(crate) mod cell;
 mod change;

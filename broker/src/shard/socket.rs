@@ -74,7 +74,7 @@ pub(crate) enum RingOp {
     Receive(SocketKey),
     StopReceive(SocketKey),
     PollWritable(SocketKey),
-    /// The socket is gone; not dropped, of course.
+    /// The socket is gone: the ring is to let go of it. The one operation that needs no socket.
     Forget(SocketKey),
     Write {
         token: u64,
