@@ -235,6 +235,23 @@ class Settings:
     go_client: Optional[Path] = None
     pynsq_python: Optional[Path] = None
 
+    def program(self, name: str) -> Path:
+        """Another program of ours; it lies beside the binary under test."""
+        return beside(self.binary, name)
+
+    def reference_program(self, name: str) -> Path:
+        """A program of the reference; it lies beside the reference's nsqd."""
+        if self.reference is None:
+            raise Skip(f"reference {name} not available: comparison skipped")
+        return beside(self.reference, name)
+
+
+def beside(binary: Path, name: str) -> Path:
+    path = binary.parent / name
+    if not path.exists():
+        raise Skip(f"{path} does not exist")
+    return path
+
 
 @dataclass
 class Context:
