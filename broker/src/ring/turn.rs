@@ -10,6 +10,7 @@ use std::io;
 use std::time::Duration;
 
 use io_uring::cqueue;
+use nsq_core::Now;
 
 use super::buffers::{Buffers, GROUP};
 use super::doorbell::Doorbell;
@@ -17,6 +18,7 @@ use super::endpoints::Endpoints;
 use super::ops::{Op, OpId, Ops};
 use super::queue::Queue;
 use super::{Completion, RingOptions, Wait};
+use crate::clock::Clock;
 
 /// Takes completions.
 pub(super) type Sink<'a> = dyn FnMut(Completion<'_>) + 'a;
@@ -36,6 +38,9 @@ pub struct Ring {
     pub(super) starved: VecDeque<OpId>,
     /// Outcomes that needed no kernel round trip, for the next turn.
     pub(super) ready: VecDeque<Ready>,
+    /// While set, writes are not made inline: the kernel makes writers wait.
+    pub(super) throttled_until: Option<Now>,
+    pub(super) clock: Clock,
     doorbell: Doorbell,
     /// Being dropped: nothing is armed again.
     pub(super) closing: bool,
@@ -69,6 +74,8 @@ impl Ring {
             listeners: Vec::new(),
             starved: VecDeque::new(),
             ready: VecDeque::new(),
+            throttled_until: None,
+            clock: Clock::start(),
             doorbell: doorbell.clone(),
             closing: false,
         };

@@ -2,8 +2,7 @@
 //!
 //! A turn: submit and reap the ring, drain the mailbox, finish the turn, queue what the ring is to
 //! do next. Between turns other tasks of the executor (HTTP) get to run when one of them was
-//! woken. With nothing to do the driver first spins, if waiting that long has paid off lately, and
-//! then parks the thread inside the ring (`io_uring_enter` with a timeout), which is where every
+//! woken. With nothing to do the driver first spins, where that pays off (`spin`), and then parks the thread inside the ring (`io_uring_enter` with a timeout), which is where every
 //! socket, file and doorbell wakes it. See `ARCHITECTURE.md` for the measurement behind parking
 //! there and not in glommio's reactor.
 
@@ -23,6 +22,7 @@ use super::cell::{Gateway, ShardCell};
 use super::http_socket::HttpStream;
 use super::message::ShardMessage;
 use super::socket::{RingOp, Socket};
+use super::spin::Spin;
 use super::{Shard, SocketKey};
 use crate::http;
 use crate::mailbox::Mailbox;
@@ -44,38 +44,17 @@ pub(crate) struct Driver {
     pub(crate) listeners: Vec<Option<Rc<OwnedFd>>>,
 }
 
-/// How long to spin before parking: as long as the gaps between events were short lately.
-#[derive(Debug)]
-struct Spin {
-    limit: Duration,
-    /// Moving average of the idle gaps, in nanoseconds.
-    gap_ns: u64,
-    idle_since: Option<Now>,
-}
-
-impl Spin {
-    fn new(limit: Duration) -> Self {
-        Self {
-            limit,
-            gap_ns: u64::MAX / 2,
-            idle_since: None,
-        }
-    }
-
-    /// Something happened at `now`.
-    fn on_event(&mut self, now: Now) {
-        if let Some(since) = self.idle_since.take() {
-            let gap = now.0.saturating_sub(since.0).min(1_000_000_000);
-            self.gap_ns = (self.gap_ns.min(1_000_000_000) * 7 + gap) / 8;
-        }
-    }
-
-    /// Nothing happened; whether to look again at once rather than to park.
-    fn on_idle(&mut self, now: Now) -> bool {
-        let limit = u64::try_from(self.limit.as_nanos()).unwrap_or(0);
-        let since = *self.idle_since.get_or_insert(now);
-        self.gap_ns < limit && now.0.saturating_sub(since.0) < limit
-    }
+/// What a turn leaves.
+struct AfterTurn {
+    now: Now,
+    /// How long the driver may sleep.
+    wait: Duration,
+    /// There is more to do at once.
+    busy: bool,
+    /// See [`Shard::work`].
+    work: u64,
+    /// The shard has ended.
+    stopped: bool,
 }
 
 impl Driver {
@@ -93,16 +72,23 @@ impl Driver {
             if runnable.take() {
                 YieldOnce(false).await;
             }
-            let (now, next, busy, stopped) = self.cell.with(|shard| shard.after_turn());
+            let AfterTurn {
+                now,
+                wait: next,
+                busy,
+                work,
+                stopped,
+            } = self.cell.with(|shard| shard.after_turn());
             if stopped {
                 return Ok(());
             }
             let busy = busy || events > 0 || runnable.is_set() || !self.mailbox.is_empty();
             wait = if busy {
-                spin.on_event(now);
+                spin.on_event(now, work);
                 Wait::No
-            } else if spin.on_idle(now) {
-                std::hint::spin_loop();
+            } else if spin.on_idle(now, work) {
+                // Whoever else has work on this core goes first.
+                std::thread::yield_now();
                 Wait::No
             } else {
                 Wait::Until(next)
@@ -161,9 +147,7 @@ impl Driver {
 }
 
 impl Shard {
-    /// The time, how long the driver may sleep, whether there is more to do at once, and whether
-    /// the shard has ended.
-    fn after_turn(&mut self) -> (Now, Duration, bool, bool) {
+    fn after_turn(&mut self) -> AfterTurn {
         let now = self.clock.now();
         let mut next = now.after(PARK_MAX);
         for deadline in [self.core.next_deadline(), self.stop_deadline()]
@@ -178,7 +162,13 @@ impl Shard {
         } else {
             Duration::from_nanos(next.0.saturating_sub(now.0))
         };
-        (now, wait, busy || wait.is_zero(), self.is_stopped())
+        AfterTurn {
+            now,
+            wait,
+            busy: busy || wait.is_zero(),
+            work: self.work,
+            stopped: self.is_stopped(),
+        }
     }
 
     fn take_ring_ops(&mut self) -> Vec<RingOp> {
@@ -337,32 +327,5 @@ impl Future for YieldOnce {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spinning_pays_only_while_events_come_close_together() {
-        let mut spin = Spin::new(Duration::from_micros(50));
-        assert!(!spin.on_idle(Now(0)), "nothing is known yet");
-        let mut now = 0;
-        for _ in 0..200 {
-            spin.on_idle(Now(now));
-            now += 10_000;
-            spin.on_event(Now(now));
-        }
-        assert!(spin.on_idle(Now(now)));
-        assert!(
-            !spin.on_idle(Now(now + 60_000)),
-            "the limit bounds one wait"
-        );
-        spin.on_event(Now(now + 900_000_000));
-        assert!(
-            !spin.on_idle(Now(now + 900_000_001)),
-            "one long gap is enough to stop"
-        );
     }
 }

@@ -25,6 +25,7 @@ mod publish;
 mod receive;
 mod session;
 mod socket;
+mod spin;
 pub(crate) mod stats;
 mod stop;
 mod timers;
@@ -79,6 +80,8 @@ pub(crate) struct Shard {
     open_logs: Vec<TopicKey>,
     disk_ops: SlotMap<DiskOpKey, (TopicKey, Token)>,
     ring_ops: Vec<RingOp>,
+    /// Commands of clients and publishes of other shards that were ever taken.
+    work: u64,
     /// Connections with something to send or to settle at the end of the turn.
     flush_queue: Vec<SocketKey>,
     /// Sockets that said they have room to send, and had none.
@@ -127,6 +130,7 @@ impl Shard {
             open_logs: Vec::new(),
             disk_ops: SlotMap::with_key(),
             ring_ops: Vec::new(),
+            work: 0,
             flush_queue: Vec::new(),
             misled: Vec::new(),
             congested: Vec::new(),

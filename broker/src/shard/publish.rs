@@ -218,6 +218,7 @@ impl Shard {
     /// Takes the publishes of another shard.
     pub(super) fn on_remote_publishes(&mut self, batch: PublishBatch) {
         self.catch_up(batch.sent);
+        self.work += batch.publishes.len() as u64;
         for publish in batch.publishes {
             let bodies = PackedBodies(&batch.bodies[publish.start..publish.end]);
             let origin = Origin::Remote(batch.origin, publish.publisher);

@@ -67,6 +67,7 @@ impl Shard {
                 Ok(Decoded::Command { command, consumed }) => {
                     connection.last_command = self.now;
                     connection.needed = 1;
+                    self.work += 1;
                     match self.execute(key, command) {
                         Flow::Next => taken += consumed,
                         Flow::Pause => return taken + consumed,
