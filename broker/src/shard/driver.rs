@@ -128,9 +128,7 @@ impl Driver {
             events += mailbox.drain(MAILBOX_BUDGET, |message| shard.on_message(message));
             shard.finish_turn();
             shard.wake_tasks();
-            for op in shard.take_ring_ops() {
-                submit(ring, &self.listeners, shard.sockets(), op);
-            }
+            shard.hand_over_ring_ops(|sockets, op| submit(ring, &self.listeners, sockets, op));
         });
         Ok(events)
     }
@@ -171,12 +169,11 @@ impl Shard {
         }
     }
 
-    fn take_ring_ops(&mut self) -> Vec<RingOp> {
-        std::mem::take(&mut self.ring_ops)
-    }
-
-    fn sockets(&self) -> &SlotMap<SocketKey, Socket> {
-        &self.sockets
+    /// Empties `ring_ops` and keeps its memory.
+    fn hand_over_ring_ops(&mut self, mut submit: impl FnMut(&SlotMap<SocketKey, Socket>, RingOp)) {
+        for op in self.ring_ops.drain(..) {
+            submit(&self.sockets, op);
+        }
     }
 
     fn wake_tasks(&mut self) {

@@ -81,7 +81,7 @@ fn sync_succeeds_on_a_file_and_fails_on_a_pipe() {
 fn short_writes_are_continued() {
     let mut ring = ring();
     let (mut reader, writer) = io::pipe().unwrap();
-    let whole = bytes(2 * super::super::INLINE_WRITE_BYTES_MAX);
+    let whole = bytes(2 * INLINE_WRITE_BYTES_MAX);
     ring.write(
         1,
         shared(writer),
