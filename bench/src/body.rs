@@ -105,7 +105,8 @@ pub(crate) struct Stamp {
     pub(crate) stream: u32,
     /// Number of the message in its stream.
     pub(crate) sequence: u64,
-    /// When it should have been sent, in nanoseconds since the run's epoch; 0 when that is not of interest.
+    /// When it should have been sent, or a deferred one should arrive, in nanoseconds since the run's epoch;
+    /// 0 when that is not of interest.
     pub(crate) intended_ns: u64,
 }
 

@@ -29,7 +29,9 @@ pub enum Command {
     Pubsub(PubsubArgs),
     /// Latency from the intended time of sending at a fixed rate, open loop.
     E2e(E2eArgs),
-    /// Hold many connections that do nothing; what do they cost the broker?
+    /// Publish deferred messages and consume them when they are due: none early, and how late?
+    Defer(DeferArgs),
+    /// Hold many connections and topics that do nothing; what do they cost the broker?
     Idle(IdleArgs),
     /// Publish a backlog into channels.
     Fill(PubArgs),
@@ -136,6 +138,9 @@ pub struct ConsumeArgs {
     /// Finish messages so late.
     #[arg(long, value_parser = duration, default_value = "0s")]
     pub finish_after: Duration,
+    /// Gather so many answers before they are sent, though not for more than some 20 ms.
+    #[arg(long, default_value_t = 1, value_parser = positive)]
+    pub finish_batch: usize,
     /// Requeue every so manieth delivery instead of finishing it; 0: none.
     #[arg(long, default_value_t = 0)]
     pub requeue_every: u64,
@@ -221,7 +226,39 @@ pub struct E2eArgs {
     pub tick: Duration,
     /// Also write the histograms, one per run, in HdrHistogram's V2 log format.
     #[arg(long, value_name = "FILE")]
-    pub histogram_log: Option<PathBuf>,
+    pub histogram: Option<PathBuf>,
+}
+
+/// `defer`.
+#[derive(Debug, Clone, Args)]
+pub struct DeferArgs {
+    /// See there.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// See there.
+    #[command(flatten)]
+    pub consume: ConsumeArgs,
+    /// Publishing connections.
+    #[arg(long, default_value_t = 1, value_parser = positive)]
+    pub connections: usize,
+    /// Commands that each connection keeps unanswered.
+    #[arg(long, default_value_t = 16, value_parser = positive)]
+    pub depth: usize,
+    /// Bytes per message: a number, or uniform:LOW-HIGH.
+    #[arg(long, default_value = "200")]
+    pub size: BodySize,
+    /// Messages.
+    #[arg(long, default_value_t = 100_000)]
+    pub messages: u64,
+    /// The shortest deferral; all between it and the longest are as likely.
+    #[arg(long, value_parser = duration, default_value = "1s")]
+    pub defer_least: Duration,
+    /// The longest deferral.
+    #[arg(long, value_parser = duration, default_value = "10s")]
+    pub defer_most: Duration,
+    /// Also write the histograms, one per run, in HdrHistogram's V2 log format.
+    #[arg(long, value_name = "FILE")]
+    pub histogram: Option<PathBuf>,
 }
 
 /// `idle`.

@@ -28,6 +28,8 @@ pub(crate) struct Policy {
     pub(crate) ready: u32,
     /// Finishes are held back for so long.
     pub(crate) delay: Duration,
+    /// Answers that are gathered before they leave; what is older than a tick leaves anyway.
+    pub(crate) batch: usize,
     /// Every so manieth message is requeued; 0: none.
     pub(crate) requeue_every: u64,
     /// Milliseconds that a requeued message stays away.
@@ -58,6 +60,8 @@ pub(crate) struct Consumed {
     pub(crate) redelivered: u64,
     /// Messages behind a later one of their stream.
     pub(crate) reordered: u64,
+    /// Deferred messages that came before they were due.
+    pub(crate) early: u64,
     /// `E_FIN_FAILED` and `E_REQ_FAILED`.
     pub(crate) failed: u64,
     /// When the first and the last message came.
@@ -72,8 +76,9 @@ pub(crate) struct Consumer {
     policy: Policy,
     requeue_tail: Vec<u8>,
     books: Rc<RefCell<Books>>,
-    /// Answers to the receive that is being walked.
+    /// Answers that are being gathered, and how many.
     answers: Vec<u8>,
+    gathered: usize,
     /// Answers held back, oldest first.
     held: VecDeque<(Instant, Vec<u8>)>,
     output: Vec<u8>,
@@ -101,6 +106,7 @@ impl Consumer {
             requeue_tail: format!(" {}\n", policy.requeue_ms).into_bytes(),
             books,
             answers: Vec::new(),
+            gathered: 0,
             held: VecDeque::new(),
             output: Vec::new(),
             sent: 0,
@@ -122,6 +128,7 @@ impl Consumer {
     /// The connection has failed.
     pub(crate) fn close(&mut self) -> Result<()> {
         let mut rest = self.output.split_off(self.sent);
+        rest.append(&mut self.answers);
         rest.extend(self.held.drain(..).flat_map(|(_, answers)| answers));
         rest.extend_from_slice(b"CLS\n");
         self.link.send_all(&rest)?;
@@ -160,6 +167,7 @@ impl Consumer {
 
     fn on_message(&mut self, delivery: &Delivery<'_>, now: Instant, books: &mut Books) {
         self.delivered += 1;
+        self.gathered += 1;
         self.counts.redelivered += u64::from(delivery.attempts > 1);
         if self.policy.requeue_every > 0 && self.delivered.is_multiple_of(self.policy.requeue_every)
         {
@@ -178,7 +186,9 @@ impl Consumer {
     fn book(&mut self, delivery: &Delivery<'_>, now: Instant, books: &mut Books) {
         let stamp = Stamp::read(delivery.body);
         if let (Some(histogram), Some(stamp)) = (&mut books.latency, stamp) {
-            histogram.saturating_record(self.shared.ns(now).saturating_sub(stamp.intended_ns));
+            let now_ns = self.shared.ns(now);
+            histogram.saturating_record(now_ns.saturating_sub(stamp.intended_ns));
+            self.counts.early += u64::from(now_ns < stamp.intended_ns);
         }
         let Some(ledger) = &mut books.ledger else {
             return;
@@ -213,6 +223,14 @@ impl Consumer {
             let all = self.shared.consumed.add(finished);
             self.over |= all >= self.shared.expected.get();
         }
+        if self.gathered >= self.policy.batch {
+            self.release(now);
+        }
+    }
+
+    /// What has been gathered leaves, or is held back first.
+    fn release(&mut self, now: Instant) {
+        self.gathered = 0;
         if self.policy.delay.is_zero() {
             self.output.append(&mut self.answers);
         } else if !self.answers.is_empty() {
@@ -253,6 +271,7 @@ impl Endpoint for Consumer {
     }
 
     fn on_tick(&mut self, now: Instant) -> Result<()> {
+        self.release(now);
         while self.held.front().is_some_and(|(due, _)| *due <= now) {
             self.output.extend(
                 self.held

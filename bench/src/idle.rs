@@ -1,9 +1,9 @@
-//! Many connections that do nothing: what does each of them cost the broker?
+//! Many connections and topics that do nothing: what does each of them cost the broker?
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use crate::cli::IdleArgs;
@@ -25,6 +25,7 @@ pub(crate) struct IdleReport {
     connections: usize,
     topics: usize,
     subscribed: bool,
+    topics_per_s: f64,
     connects_per_s: f64,
     held_s: f64,
     heartbeats: u64,
@@ -38,12 +39,15 @@ pub(crate) struct IdleReport {
 #[derive(Debug, Serialize)]
 struct IdleBroker {
     rss_before_mib: f64,
+    rss_topics_mib: f64,
     rss_connected_mib: f64,
     rss_after_mib: f64,
+    kib_per_topic: f64,
     kib_per_connection: f64,
+    topics_cpu_s: f64,
     connect_cpu_s: f64,
     hold_cpu_s: f64,
-    hold_cpu_share: f64,
+    hold_cpu_percent: f64,
 }
 
 /// A connection that only answers heartbeats.
@@ -59,21 +63,21 @@ struct Sleeper {
 /// # Errors
 /// The broker cannot be reached, refuses, or drops a connection.
 pub(crate) fn run(args: &IdleArgs) -> Result<IdleReport> {
+    ensure!(
+        args.target.repeat == 1 && args.target.warmup == 0,
+        "idle connections are held once: --repeat and --warmup do not apply"
+    );
     process::want_descriptors(wide(args.connections) + DESCRIPTORS_SPARE)?;
-    let names = |index: usize| (format!("{}-{index}", args.target.topic), "ch0".to_owned());
-    if let Some(http) = args.target.http.map(Http::new) {
-        for index in 0..args.target.topics {
-            let (topic, channel) = names(index);
-            http.create_topic(&topic)?;
-            http.create_channel(&topic, &channel)?;
-        }
-    }
     let usage = || args.target.pid.map(process::usage).transpose();
     let before = usage()?;
     let begin = Instant::now();
+    create_topics(args)?;
+    let creating = begin.elapsed();
+    let created = usage()?;
+    let begin = Instant::now();
     let mut links = Vec::with_capacity(args.connections);
     for index in 0..args.connections {
-        let link = connect(args, &names(index % args.target.topics));
+        let link = connect(args, &names(args, index % args.target.topics));
         links.push(link.with_context(|| format!("connection {}", index + 1))?);
     }
     let connecting = begin.elapsed();
@@ -96,19 +100,37 @@ pub(crate) fn run(args: &IdleArgs) -> Result<IdleReport> {
     )?;
     let held = held_since.elapsed();
     let after = usage()?;
-    let broker = before.zip(connected).zip(after);
+    let readings = before.zip(created).zip(connected.zip(after));
     Ok(IdleReport {
         scenario: "idle",
         connections: args.connections,
         topics: args.target.topics,
         subscribed: args.subscribe,
+        topics_per_s: count(wide(args.target.topics)) / creating.as_secs_f64().max(1e-9),
         connects_per_s: count(wide(args.connections)) / connecting.as_secs_f64(),
         held_s: held.as_secs_f64(),
         heartbeats: sleepers.iter().map(|sleeper| sleeper.heartbeats).sum(),
-        broker: broker.map(|((b, c), a)| IdleBroker::new([b, c, a], args.connections, held)),
+        broker: readings.map(|((b, t), (c, a))| IdleBroker::new([b, t, c, a], args, held)),
         generator_cpu_s: process::own_cpu().as_secs_f64(),
         ok: true,
     })
+}
+
+fn names(args: &IdleArgs, index: usize) -> (String, String) {
+    (format!("{}-{index}", args.target.topic), "ch0".to_owned())
+}
+
+/// The topics, each with a channel; without the HTTP door subscribing has to create them.
+fn create_topics(args: &IdleArgs) -> Result<()> {
+    let Some(http) = args.target.http.map(Http::new) else {
+        return Ok(());
+    };
+    for index in 0..args.target.topics {
+        let (topic, channel) = names(args, index);
+        http.create_topic(&topic)?;
+        http.create_channel(&topic, &channel)?;
+    }
+    Ok(())
 }
 
 fn connect(args: &IdleArgs, (topic, channel): &(String, String)) -> Result<Link> {
@@ -124,18 +146,27 @@ fn connect(args: &IdleArgs, (topic, channel): &(String, String)) -> Result<Link>
 }
 
 impl IdleBroker {
-    fn new([before, connected, after]: [Usage; 3], connections: usize, held: Duration) -> Self {
+    fn new(
+        [before, created, connected, after]: [Usage; 4],
+        args: &IdleArgs,
+        held: Duration,
+    ) -> Self {
         let mib = |kib: u64| count(kib) / 1024.0;
-        let grown = count(connected.rss_kib.saturating_sub(before.rss_kib));
+        let each = |from: Usage, to: Usage, number: usize| {
+            count(to.rss_kib.saturating_sub(from.rss_kib)) / count(wide(number))
+        };
         let hold_cpu_s = after.cpu_s - connected.cpu_s;
         Self {
             rss_before_mib: mib(before.rss_kib),
+            rss_topics_mib: mib(created.rss_kib),
             rss_connected_mib: mib(connected.rss_kib),
             rss_after_mib: mib(after.rss_kib),
-            kib_per_connection: grown / count(wide(connections)),
-            connect_cpu_s: connected.cpu_s - before.cpu_s,
+            kib_per_topic: each(before, created, args.target.topics),
+            kib_per_connection: each(created, connected, args.connections),
+            topics_cpu_s: created.cpu_s - before.cpu_s,
+            connect_cpu_s: connected.cpu_s - created.cpu_s,
             hold_cpu_s,
-            hold_cpu_share: hold_cpu_s / held.as_secs_f64().max(1e-9),
+            hold_cpu_percent: hold_cpu_s / held.as_secs_f64().max(1e-9) * 100.0,
         }
     }
 }
@@ -149,9 +180,10 @@ impl IdleReport {
             "not subscribed"
         };
         let mut text = format!(
-            "idle: {} connections, {state}, {} topic(s)\n  {:.0} connects/s, held {:.1} s, {} heartbeats, generator CPU {:.2} s\n",
+            "idle: {} connections, {state}, {} topic(s)\n  {:.0} topics/s, {:.0} connects/s, held {:.1} s, {} heartbeats, generator CPU {:.2} s\n",
             self.connections,
             self.topics,
+            self.topics_per_s,
             self.connects_per_s,
             self.held_s,
             self.heartbeats,
@@ -159,14 +191,17 @@ impl IdleReport {
         );
         if let Some(broker) = &self.broker {
             text += &format!(
-                "  broker RSS {:.1} -> {:.1} -> {:.1} MiB ({:.2} KiB per connection)\n  broker CPU {:.2} s to connect, {:.2} s held ({:.2} % of a core)\n",
+                "  broker RSS {:.1} MiB, {:.1} with topics ({:.2} KiB each), {:.1} with connections ({:.2} KiB each), {:.1} at the end\n  broker CPU {:.2} s for topics, {:.2} s for connections, {:.2} s held ({:.2} % of a core)\n",
                 broker.rss_before_mib,
+                broker.rss_topics_mib,
+                broker.kib_per_topic,
                 broker.rss_connected_mib,
-                broker.rss_after_mib,
                 broker.kib_per_connection,
+                broker.rss_after_mib,
+                broker.topics_cpu_s,
                 broker.connect_cpu_s,
                 broker.hold_cpu_s,
-                broker.hold_cpu_share * 100.0
+                broker.hold_cpu_percent
             );
         }
         text

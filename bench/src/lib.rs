@@ -14,7 +14,7 @@
 //! | `link`, `wire`, `body`, `template` | connections, bytes, bodies, prepared commands |
 //! | `producer`, `pacer`, `consumer` | closed loop, open loop, consuming |
 //! | `ledger` | which messages arrived |
-//! | `idle` | connections that do nothing |
+//! | `idle` | connections and topics that do nothing |
 //! | `floor` | a server that does next to nothing |
 //! | `process`, `http` | the broker's use of the machine; its HTTP door |
 //! | `report`, `progress` | results; how far it is |
@@ -40,6 +40,7 @@ mod shared;
 mod template;
 mod wire;
 
+use std::io::Write as _;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
@@ -69,6 +70,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Command::Drain(args) => play(&Plan::consuming("drain", args)?),
         Command::Pubsub(args) => play(&Plan::together(args)?),
         Command::E2e(args) => play(&Plan::paced(args)?),
+        Command::Defer(args) => play(&Plan::deferred(args)?),
         Command::Idle(args) => {
             let report = idle::run(&args)?;
             let text = if args.target.json {
@@ -79,7 +81,11 @@ pub fn run(cli: Cli) -> Result<Outcome> {
             Ok(Outcome { ok: true, text })
         }
         Command::Floor(args) => {
-            let served = floor::Floor::bind(&args)?.run(&AtomicBool::new(false))?;
+            let floor = floor::Floor::bind(&args)?;
+            let address = floor.address()?;
+            // In the words of a broker's log; nobody may be there to read them.
+            let _gone = writeln!(std::io::stderr(), "TCP: listening on {address}");
+            let served = floor.run(&AtomicBool::new(false))?;
             Ok(Outcome {
                 ok: true,
                 text: format!("{served:?}\n"),

@@ -1,4 +1,4 @@
-//! A scenario as data: what `pub`, `sub`, `pubsub`, `e2e`, `fill` and `drain` are made of.
+//! A scenario as data: what `pub`, `sub`, `pubsub`, `e2e`, `defer`, `fill` and `drain` are made of.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use nsq_proto::{ChannelName, TopicName};
 
 use crate::body::{BodySize, STAMP_LEN};
 use crate::cli::{
-    ConsumeArgs, E2eArgs, PubArgs, PublishArgs, PubsubArgs, SubArgs, TargetArgs, Verb,
+    ConsumeArgs, DeferArgs, E2eArgs, PubArgs, PublishArgs, PubsubArgs, SubArgs, TargetArgs, Verb,
 };
 use crate::consumer::Policy;
 use crate::link::Wishes;
 use crate::pacer::Schedule;
 use crate::producer::wide;
-use crate::template::Recipe;
+use crate::template::{DEFERRAL_MS_MAX, Deferral, Recipe};
 
 /// Messages to publish when nothing is said.
 const MESSAGES: u64 = 1_000_000;
@@ -38,8 +38,10 @@ pub(crate) struct Plan {
     pub(crate) consume: Option<Consume>,
     /// Whether channels must owe nothing at the end.
     pub(crate) must_drain: bool,
+    /// Whether the channels must have all messages before it is over.
+    pub(crate) must_settle: bool,
     /// Where histograms go.
-    pub(crate) histogram_log: Option<PathBuf>,
+    pub(crate) histogram: Option<PathBuf>,
 }
 
 /// The publishing part.
@@ -86,6 +88,7 @@ impl Plan {
     /// Arguments that do not fit together; as below.
     pub(crate) fn publishing(name: &'static str, args: PubArgs, channels: usize) -> Result<Self> {
         let mut plan = Self::new(name, args.target, channels)?;
+        plan.must_settle = name == "fill";
         plan.publish = Some(Publish::closed_loop(&args.publish, &plan)?);
         Ok(plan)
     }
@@ -130,7 +133,33 @@ impl Plan {
         if let Some(consume) = &mut plan.consume {
             consume.latency = true;
         }
-        plan.histogram_log = args.histogram_log;
+        plan.histogram = args.histogram;
+        Ok(plan)
+    }
+
+    /// `defer`.
+    pub(crate) fn deferred(args: DeferArgs) -> Result<Self> {
+        let ms = |time: Duration| u64::try_from(time.as_millis());
+        let deferral = Deferral(ms(args.defer_least)?, ms(args.defer_most)?);
+        ensure!(
+            deferral.0 <= deferral.1 && deferral.1 <= DEFERRAL_MS_MAX,
+            "deferrals must be in order and at most {DEFERRAL_MS_MAX} ms"
+        );
+        let mut plan = Self::new("defer", args.target, 1)?;
+        let recipe = recipe(&plan.topics, args.size, (0, args.depth), true)?;
+        plan.publish = Some(Publish {
+            recipe: Recipe {
+                deferral: Some(deferral),
+                ..recipe
+            },
+            connections: args.connections,
+            pace: Pace::Messages(args.messages),
+        });
+        let mut consume = Consume::new(&args.consume, None, &plan)?;
+        consume.latency = true;
+        consume.policy.idle += args.defer_most;
+        plan.consume = Some(consume);
+        plan.histogram = args.histogram;
         Ok(plan)
     }
 
@@ -158,7 +187,8 @@ impl Plan {
             publish: None,
             consume: None,
             must_drain: false,
-            histogram_log: None,
+            must_settle: false,
+            histogram: None,
         })
     }
 
@@ -177,7 +207,7 @@ impl Plan {
             consume.messages = Some(messages);
             plan.must_drain = false;
         }
-        plan.histogram_log = None;
+        plan.histogram = None;
         plan
     }
 
@@ -236,6 +266,7 @@ impl Consume {
         let policy = Policy {
             ready: args.ready,
             delay: args.finish_after,
+            batch: args.finish_batch,
             requeue_every: args.requeue_every,
             requeue_ms: u64::try_from(args.requeue_for.as_millis())?,
             idle: args.idle,
@@ -276,6 +307,7 @@ fn recipe(
         size,
         depth,
         stamped,
+        deferral: None,
     })
 }
 

@@ -19,7 +19,7 @@ use crate::ledger::{Ledger, Verdict};
 use crate::link::{Link, Wishes};
 use crate::pacer::{Pacer, Schedule};
 use crate::plan::{Consume, Pace, Plan};
-use crate::process;
+use crate::process::{self, Usage};
 use crate::producer::{Budget, Producer, Published, wide};
 use crate::progress::Progress;
 use crate::report::{BrokerUse, Flow, GeneratorUse, Percentiles, Report, Run, latency_histogram};
@@ -49,7 +49,7 @@ pub(crate) fn play_all(plan: &Plan) -> Result<Report> {
         runs.push(run);
         histograms.extend(histogram);
     }
-    if let Some(path) = &plan.histogram_log {
+    if let Some(path) = &plan.histogram {
         write_log(path, &histograms).with_context(|| format!("write {}", path.display()))?;
     }
     if let (Some(http), true) = (plan.target.http.map(Http::new), plan.target.cleanup) {
@@ -87,7 +87,10 @@ fn play(plan: &Plan) -> Result<(Run, Option<Histogram<u64>>)> {
         consuming: consumers_of(plan, consumers, &shared),
     };
     let before = plan.target.pid.map(process::usage).transpose()?;
-    let shares = run_threads(plan, &shared, works)?;
+    let (shares, published) = run_threads(plan, &shared, works)?;
+    if let (Some(http), true) = (plan.target.http.map(Http::new), plan.must_settle) {
+        owed(plan, http)?;
+    }
     let after = plan.target.pid.map(process::usage).transpose()?;
 
     let (mut run, histogram) = sum_up(plan, &shared, shares);
@@ -98,6 +101,9 @@ fn play(plan: &Plan) -> Result<(Run, Option<Histogram<u64>>)> {
     run.broker = before
         .zip(after)
         .map(|(b, a)| BrokerUse::between(b, a, messages));
+    if let (Some(broker), Some(published)) = (&mut run.broker, published) {
+        broker.note_published(published, messages);
+    }
     if !plan.target.spin {
         run.judge_generator();
     }
@@ -188,7 +194,12 @@ fn subscribe_one(plan: &Plan, (topic, channel): (&String, usize), wishes: Wishes
     Ok(link)
 }
 
-fn run_threads(plan: &Plan, shared: &Arc<Shared>, works: Works) -> Result<Vec<Share>> {
+/// What the threads bring home, and the broker's use when the last publish had been acknowledged.
+fn run_threads(
+    plan: &Plan,
+    shared: &Arc<Shared>,
+    works: Works,
+) -> Result<(Vec<Share>, Option<Usage>)> {
     let mut cores = plan.target.pin.iter().copied().cycle();
     shared.begin();
     thread::scope(|scope| {
@@ -200,14 +211,17 @@ fn run_threads(plan: &Plan, shared: &Arc<Shared>, works: Works) -> Result<Vec<Sh
         let consuming: Vec<_> = works.consuming.into_iter().map(&mut spawn).collect();
         let publishing: Vec<_> = works.publishing.into_iter().map(&mut spawn).collect();
         let mut shares = join(publishing);
+        let mut published = None;
         if plan.publish.is_some() {
+            published = plan.target.pid.and_then(|pid| process::usage(pid).ok());
             shared
                 .expected
                 .set(shared.published.get() * wide(plan.channels.len()));
         }
         shares.extend(join(consuming));
         progress.stop();
-        shares.into_iter().collect()
+        let shares = shares.into_iter().collect::<Result<Vec<Share>>>()?;
+        Ok((shares, published))
     })
 }
 
@@ -400,6 +414,7 @@ fn sum_up(plan: &Plan, shared: &Shared, shares: Vec<Share>) -> (Run, Option<Hist
         run.requeued = consumed.iter().map(|part| part.requeued).sum();
         run.redelivered = consumed.iter().map(|part| part.redelivered).sum();
         run.answers_refused = consumed.iter().map(|part| part.failed).sum();
+        run.early = consumed.iter().map(|part| part.early).sum();
         run.missing = missing(&run, shared);
     }
     run.lateness_us = shares

@@ -4,10 +4,11 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 
 /// What a process has used until now.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -25,15 +26,13 @@ pub(crate) struct Usage {
 /// # Errors
 /// There is no such process.
 pub(crate) fn usage(pid: u32) -> Result<Usage> {
-    let read = |file: &str| {
-        let path = format!("/proc/{pid}/{file}");
-        fs::read_to_string(&path).with_context(|| format!("read {path}"))
-    };
-    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("the kernel's clock tick")?;
-    let ticks = cpu_ticks(&read("stat")?).ok_or_else(|| anyhow!("/proc/{pid}/stat is cut"))?;
-    let status = read("status")?;
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(pid)?));
+    let cpu = clock.and_then(nix::time::ClockId::now);
+    let cpu = cpu.with_context(|| format!("processor time of process {pid}"))?;
     Ok(Usage {
-        cpu_s: count(ticks) / count(u64::try_from(per_second)?),
+        cpu_s: Duration::from(cpu).as_secs_f64(),
         rss_kib: status_kib(&status, "VmRSS:").unwrap_or(0),
         peak_kib: status_kib(&status, "VmHWM:").unwrap_or(0),
     })
@@ -47,15 +46,6 @@ pub(crate) fn usage(pid: u32) -> Result<Usage> {
 )]
 pub(crate) fn count(number: u64) -> f64 {
     number as f64
-}
-
-/// User and system ticks of a `stat` line. The name before them may hold anything, also brackets.
-fn cpu_ticks(stat: &str) -> Option<u64> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
 }
 
 fn status_kib(status: &str, key: &str) -> Option<u64> {
@@ -125,18 +115,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_are_found_behind_any_name() {
-        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 9 0 100 1 2";
-        assert_eq!(cpu_ticks(stat), Some(300));
-        assert_eq!(cpu_ticks("7 (a) S 1"), None);
-    }
-
-    #[test]
     fn own_usage_can_be_read() {
         let usage = usage(std::process::id()).unwrap();
         assert!(
-            usage.rss_kib > 0 && usage.peak_kib >= usage.rss_kib,
+            usage.rss_kib > 0 && usage.peak_kib >= usage.rss_kib && usage.cpu_s > 0.0,
             "{usage:?}"
         );
+        let own = own_cpu().as_secs_f64();
+        assert!(usage.cpu_s <= own + 0.1, "{usage:?}, {own}");
     }
 }

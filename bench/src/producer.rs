@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use crate::body::Stamp;
+use crate::body::{Dice, Stamp};
 use crate::drive::Endpoint;
 use crate::link::Link;
 use crate::shared::Shared;
-use crate::template::{Recipe, Template};
+use crate::template::{Deferral, Recipe, Template};
 use crate::wire::{self, Frame};
 
 /// When to stop sending.
@@ -35,6 +35,7 @@ pub(crate) struct Producer {
     shared: Arc<Shared>,
     template: Template,
     stamped: bool,
+    deferral: Option<(Deferral, Dice)>,
     stream: u32,
     depth: u64,
     budget: Budget,
@@ -73,6 +74,9 @@ impl Producer {
             shared,
             template: Template::build(recipe, u64::from(stream)),
             stamped: recipe.stamped,
+            deferral: recipe
+                .deferral
+                .map(|deferral| (deferral, Dice::new(u64::from(stream)))),
             stream,
             depth: wide(recipe.depth),
             budget: Budget {
@@ -159,19 +163,28 @@ impl Producer {
         while self.queued < end && !self.over {
             let slot = self.slot(self.queued);
             if self.stamped {
-                let sequence = self.queued * wide(self.template.messages_per_command());
-                self.template.stamp(
-                    slot,
-                    Stamp {
-                        stream: self.stream,
-                        sequence,
-                        intended_ns: 0,
-                    },
-                );
+                self.stamp(slot);
             }
             self.unsent += self.template.command(slot).len();
             self.queued += 1;
         }
+    }
+
+    fn stamp(&mut self, slot: usize) {
+        let mut intended_ns = 0;
+        if let Some((deferral, dice)) = &mut self.deferral {
+            let ms = deferral.draw_ms(dice);
+            self.template.set_deferral(slot, ms);
+            // The broker counts from when it gets the command, which is not before now.
+            intended_ns = self.shared.ns(Instant::now()) + ms * 1_000_000;
+        }
+        let sequence = self.queued * wide(self.template.messages_per_command());
+        let stamp = Stamp {
+            stream: self.stream,
+            sequence,
+            intended_ns,
+        };
+        self.template.stamp(slot, stamp);
     }
 
     fn send(&mut self) -> Result<()> {

@@ -35,12 +35,14 @@ pub(crate) struct Run {
     pub(crate) redelivered: u64,
     /// Answers that the broker refused as too late.
     pub(crate) answers_refused: u64,
+    /// Deferred messages that came before they were due.
+    pub(crate) early: u64,
     /// Messages that should have been consumed and were not.
     pub(crate) missing: u64,
     /// Messages that the channels still owe, when that was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) owed: Option<u64>,
-    /// From the intended sending to the receive.
+    /// From the intended sending, or when a deferred message was due, to the receive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) latency_us: Option<Percentiles>,
     /// From the intended sending to the actual one: the generator's own part.
@@ -91,6 +93,12 @@ pub(crate) struct BrokerUse {
     pub(crate) cpu_s_per_million: f64,
     /// Memory before and after, and the most ever.
     pub(crate) rss_before_mib: f64,
+    /// After the last publish.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rss_published_mib: Option<f64>,
+    /// By how much memory grew until then, per message published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes_per_message: Option<f64>,
     /// After.
     pub(crate) rss_after_mib: f64,
     /// Ever.
@@ -173,16 +181,29 @@ impl BrokerUse {
             cpu_s,
             cpu_s_per_million: if messages > 0 { cpu_s / millions } else { 0.0 },
             rss_before_mib: mib(before.rss_kib),
+            rss_published_mib: None,
+            bytes_per_message: None,
             rss_after_mib: mib(after.rss_kib),
             peak_mib: mib(after.peak_kib),
         }
+    }
+
+    /// Adds a reading from when everything was published.
+    pub(crate) fn note_published(&mut self, then: Usage, messages: u64) {
+        let mib = count(then.rss_kib) / 1024.0;
+        let grown = (mib - self.rss_before_mib).max(0.0) * f64::from(1 << 20);
+        self.rss_published_mib = Some(mib);
+        self.bytes_per_message = (messages > 0).then(|| grown / count(messages));
     }
 }
 
 impl Run {
     /// Whether nothing was lost, refused or doubled.
     pub(crate) fn is_ok(&self) -> bool {
-        self.missing == 0 && self.answers_refused == 0 && self.verdict.is_none_or(|v| v.holds())
+        self.missing == 0
+            && self.early == 0
+            && self.answers_refused == 0
+            && self.verdict.is_none_or(|v| v.holds())
     }
 
     /// Adds what the generator's use says of the numbers.
@@ -235,6 +256,9 @@ impl Run {
                 ("broker RSS MiB after", broker.rss_after_mib),
                 ("broker RSS MiB peak", broker.peak_mib),
             ]);
+            if let Some(bytes) = broker.bytes_per_message {
+                list.push(("broker RSS bytes/message", bytes));
+            }
         }
         list.push(("generator CPU s", self.generator.cpu_s));
         list.push(("generator busiest thread", self.generator.busiest));
@@ -312,6 +336,12 @@ impl Run {
         }
         if self.missing > 0 {
             remark(format!("FAILED: {} messages did not come", self.missing));
+        }
+        if self.early > 0 {
+            remark(format!(
+                "FAILED: {} messages came before they were due",
+                self.early
+            ));
         }
         if self.answers_refused > 0 {
             remark(format!(
@@ -408,6 +438,10 @@ mod tests {
         for run in [
             Run {
                 missing: 1,
+                ..Run::default()
+            },
+            Run {
+                early: 1,
                 ..Run::default()
             },
             Run {

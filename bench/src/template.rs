@@ -19,6 +19,24 @@ pub(crate) struct Recipe {
     pub(crate) depth: usize,
     /// Whether bodies carry a stamp.
     pub(crate) stamped: bool,
+    /// DPUB instead of PUB: how long messages are deferred.
+    pub(crate) deferral: Option<Deferral>,
+}
+
+/// Milliseconds of a deferral: any number from the first to the second, both included, is as likely.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deferral(pub(crate) u64, pub(crate) u64);
+
+/// Digits of a deferral on the wire; with leading zeros all commands are as long.
+const DEFERRAL_DIGITS: usize = 9;
+/// The longest deferral that these digits can say, in milliseconds (some 11 days).
+pub(crate) const DEFERRAL_MS_MAX: u64 = 999_999_999;
+
+impl Deferral {
+    /// The next.
+    pub(crate) fn draw_ms(self, dice: &mut Dice) -> u64 {
+        self.0 + dice.roll() % (self.1 - self.0 + 1)
+    }
 }
 
 impl Recipe {
@@ -35,6 +53,8 @@ pub(crate) struct Template {
     pub(crate) bytes: Vec<u8>,
     commands: Vec<Command>,
     stamps: Vec<usize>,
+    /// Where a command's deferral stands; empty without deferrals.
+    deferrals: Vec<usize>,
     batch: usize,
 }
 
@@ -56,6 +76,7 @@ impl Template {
             bytes: Vec::new(),
             commands: Vec::new(),
             stamps: Vec::new(),
+            deferrals: Vec::new(),
             batch: recipe.batch,
         };
         let mut dice = Dice::new(seed);
@@ -75,7 +96,12 @@ impl Template {
             .collect();
         let begin = self.bytes.len();
         let total: usize = bodies.iter().map(Vec::len).sum();
-        if recipe.batch == 0 {
+        if recipe.deferral.is_some() {
+            let line = format!("DPUB {topic} {:0DEFERRAL_DIGITS$}", 0);
+            wire::put_command(&mut self.bytes, &line, &bodies[0]);
+            self.deferrals.push(begin + line.len() - DEFERRAL_DIGITS);
+            self.stamps.push(self.bytes.len() - total);
+        } else if recipe.batch == 0 {
             wire::put_command(&mut self.bytes, &format!("PUB {topic}"), &bodies[0]);
             self.stamps.push(self.bytes.len() - total);
         } else {
@@ -115,6 +141,16 @@ impl Template {
     /// Bytes of bodies in a command.
     pub(crate) fn body_bytes(&self, index: usize) -> usize {
         self.commands[index].body_bytes
+    }
+
+    /// Says how many milliseconds a command's message is deferred.
+    ///
+    /// # Panics
+    /// The commands were built without deferrals, or it is more than [`DEFERRAL_MS_MAX`].
+    pub(crate) fn set_deferral(&mut self, index: usize, ms: u64) {
+        let digits = format!("{ms:0DEFERRAL_DIGITS$}");
+        let at = self.deferrals[index];
+        self.bytes[at..at + DEFERRAL_DIGITS].copy_from_slice(digits.as_bytes());
     }
 
     /// Stamps a command's bodies with sequences from `stamp.sequence` on.
@@ -168,6 +204,7 @@ mod tests {
             size: BodySize::Uniform(24, 90),
             depth: 5,
             stamped: true,
+            deferral: None,
         }
     }
 

@@ -205,7 +205,7 @@ fn latency_is_measured_and_logged() {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("latency.hlog");
     let line = format!(
-        "e2e --rate 2000 --duration 500ms --verify --connections 2 --output-buffer-size -1 --histogram-log {}",
+        "e2e --rate 2000 --duration 500ms --verify --connections 2 --output-buffer-size -1 --histogram {}",
         log.display()
     );
     let report = target.good(&line);
