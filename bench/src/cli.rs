@@ -39,6 +39,9 @@ pub enum Command {
     Drain(SubArgs),
     /// Be a server that only receives and answers OK: what this machine can do at all, on one core.
     Floor(FloorArgs),
+    /// Measure our nsqd against the reference and against the floor, in turn; scripts/compare sets it up.
+    #[command(args_override_self = true)]
+    Compare(CompareArgs),
 }
 
 /// What every load shares.
@@ -305,6 +308,44 @@ pub struct FloorArgs {
     /// Stop after so long [default: run until killed]
     #[arg(long, value_parser = duration)]
     pub duration: Option<Duration>,
+}
+
+/// `compare`.
+#[derive(Debug, Clone, Args)]
+pub struct CompareArgs {
+    /// The Go nsqd.
+    #[arg(long, value_name = "PROGRAM", default_value = "nsqd")]
+    pub reference: PathBuf,
+    /// Our nsqd.
+    #[arg(long, value_name = "PROGRAM", default_value = "target/release/nsqd")]
+    pub ours: PathBuf,
+    /// Only workloads whose names contain one of these words.
+    #[arg(long, value_name = "WORD")]
+    pub only: Vec<String>,
+    /// Repetitions [default: 5, or 3 when quick]
+    #[arg(long, value_parser = positive)]
+    pub repeat: Option<usize>,
+    /// Smaller loads: to see that all works, not to quote figures.
+    #[arg(long)]
+    pub quick: bool,
+    /// Length of runs that end by time, in place of each workload's own.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: Option<u64>,
+    /// Folder for the brokers' data; it has to be on the disk that is to be measured.
+    #[arg(long, value_name = "DIR", default_value = "target/compare-data")]
+    pub work: PathBuf,
+    /// Folder for compare.json, compare.md and compare.svg.
+    #[arg(long, value_name = "DIR", default_value = "target/compare")]
+    pub out: PathBuf,
+    /// Keep the other workloads of the results that are in the output folder.
+    #[arg(long)]
+    pub add: bool,
+    /// Also write the results into README.md and bench/results of this checkout.
+    #[arg(long, value_name = "CHECKOUT")]
+    pub publish: Option<PathBuf>,
+    /// Show the workloads and their goals, and do nothing.
+    #[arg(long)]
+    pub list: bool,
 }
 
 fn address(text: &str) -> Result<SocketAddr> {

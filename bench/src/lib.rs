@@ -17,11 +17,13 @@
 //! | `idle` | connections and topics that do nothing |
 //! | `floor` | a server that does next to nothing |
 //! | `process`, `http` | the broker's use of the machine; its HTTP door |
+//! | `compare` | ours against the reference and the floor |
 //! | `report`, `progress` | results; how far it is |
 #![forbid(unsafe_code)]
 
 mod body;
 pub mod cli;
+mod compare;
 mod consumer;
 mod drive;
 pub mod floor;
@@ -80,6 +82,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
             };
             Ok(Outcome { ok: true, text })
         }
+        Command::Compare(args) => compare::run(&args),
         Command::Floor(args) => {
             let floor = floor::Floor::bind(&args)?;
             let address = floor.address()?;

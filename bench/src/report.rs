@@ -372,7 +372,7 @@ impl Line {
 }
 
 /// A quartile of sorted values, between two of them if need be.
-fn quantile(sorted: &[f64], quarter: usize) -> f64 {
+pub(crate) fn quantile(sorted: &[f64], quarter: usize) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else {
         return 0.0;
     };
@@ -382,7 +382,7 @@ fn quantile(sorted: &[f64], quarter: usize) -> f64 {
 }
 
 /// Three significant places for small numbers, groups of three for large ones.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value < 1000.0 {
         return format!("{value:.2}");
     }
