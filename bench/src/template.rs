@@ -241,6 +241,35 @@ mod tests {
     }
 
     #[test]
+    fn dpub_commands_decode_with_their_deferral() {
+        let deferral = Some(Deferral(5, 9));
+        let mut template = Template::build(
+            &Recipe {
+                deferral,
+                ..recipe(0, &["a"])
+            },
+            1,
+        );
+        template.set_deferral(1, 42);
+        let bytes = template.command(1).to_vec();
+        let Decoded::Command {
+            command: Command::Dpub { delay_ms, .. },
+            consumed,
+        } = nsq_proto::decode(&bytes, &decode_context(SessionState::Init)).unwrap()
+        else {
+            panic!("no DPUB")
+        };
+        assert_eq!((delay_ms, consumed), (42, bytes.len()));
+        let mut dice = Dice::new(1);
+        let drawn: Vec<u64> = (0..100)
+            .map(|_| Deferral(5, 9).draw_ms(&mut dice))
+            .collect();
+        assert!(
+            (5..=9).all(|ms| drawn.contains(&ms)) && drawn.iter().all(|ms| (5..=9).contains(ms))
+        );
+    }
+
+    #[test]
     fn mpub_commands_decode_and_number_their_bodies() {
         let mut template = Template::build(&recipe(4, &["a"]), 1);
         template.stamp(

@@ -222,6 +222,58 @@ fn latency_is_measured_and_logged() {
 }
 
 #[test]
+fn deferred_messages_come_when_they_are_due() {
+    let target = Target::start("--relay");
+    // The floor only relays; to be due at once is all that it can do.
+    let deferral = if target.is_floor() {
+        "--defer-least 0s --defer-most 0s"
+    } else {
+        "--defer-least 100ms --defer-most 400ms"
+    };
+    let report = target.good(&format!("defer --messages 500 --verify {deferral}"));
+    let run = &report["runs"][0];
+    assert_eq!(run["consumed"]["messages"], 500, "{run}");
+    assert_eq!(
+        (&run["early"], &run["verdict"]["lost"]),
+        (&0.into(), &0.into()),
+        "{run}"
+    );
+    target.end();
+}
+
+#[test]
+fn early_messages_fail_the_run() {
+    // The floor relays at once what is to be deferred.
+    let target = Target::floor("--relay");
+    let output = target.run("defer --messages 100 --defer-least 5s --defer-most 6s");
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["runs"][0]["early"], 100, "{report}");
+    target.end();
+}
+
+#[test]
+fn gathered_finishes_all_leave() {
+    let target = Target::start("--relay");
+    target.good("pubsub --messages 1050 --verify --finish-batch 100");
+    if let Some(served) = target.end() {
+        assert_eq!(served.finishes, 1050);
+    }
+}
+
+#[test]
+fn idle_connections_are_not_repeated() {
+    let target = Target::floor("");
+    let output = target.run("idle --connections 1 --repeat 2");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && text.contains("--repeat"),
+        "{text}"
+    );
+    target.end();
+}
+
+#[test]
 fn losses_fail_the_run() {
     // Nobody relays, so nothing comes.
     let target = Target::floor("");

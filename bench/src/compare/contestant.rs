@@ -187,20 +187,7 @@ impl Broker {
             .with_context(|| format!("start {}", program.display()))?;
         let stderr = child.stderr.take().expect("it was asked for");
         let (doors, log) = follow(stderr);
-        let deadline = Instant::now() + START_TIMEOUT;
-        let door = |want: &str| loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let (name, address): (String, SocketAddr) = doors.recv_timeout(left).ok()?;
-            if name == want {
-                return Some(address);
-            }
-        };
-        let tcp = door("TCP");
-        let http = if side == Side::Floor {
-            None
-        } else {
-            door("HTTP")
-        };
+        let (tcp, http) = wait_for_doors(&doors, side != Side::Floor);
         let (Some(tcp), true) = (tcp, http.is_some() || side == Side::Floor) else {
             end(&mut child);
             let last = log.iter().last().unwrap_or_default();
@@ -260,6 +247,25 @@ fn end(child: &mut Child) {
     let _gone = child.wait();
 }
 
+/// The TCP and the HTTP door, in whatever order they open.
+fn wait_for_doors(
+    doors: &Receiver<(String, SocketAddr)>,
+    both: bool,
+) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    let deadline = Instant::now() + START_TIMEOUT;
+    let (mut tcp, mut http) = (None, None);
+    while tcp.is_none() || (both && http.is_none()) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match doors.recv_timeout(left) {
+            Ok((name, address)) if name == "TCP" => tcp = Some(address),
+            Ok((name, address)) if name == "HTTP" => http = Some(address),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    (tcp, http)
+}
+
 /// Reads the log to its end, so that nobody waits with a full pipe: where it listens, and the last lines.
 fn follow(
     stderr: impl Read + Send + 'static,
@@ -299,13 +305,13 @@ mod tests {
     #[test]
     fn doors_and_last_words_are_found_in_a_log() {
         let log = "[nsqd] 2026/11/21 09:00:00.000000 INFO: nsqd v1.3.0\n\
-                   [nsqd] 2026/11/21 09:00:00.000000 INFO: TCP: listening on 127.0.0.1:4150\n\
                    [nsqd] 2026/11/21 09:00:00.000000 INFO: HTTP: listening on [::]:4151\n\
+                   [nsqd] 2026/11/21 09:00:00.000000 INFO: TCP: listening on 127.0.0.1:4150\n\
                    a\nb\nc\nd\ne\n";
         let (doors, log) = follow(log.as_bytes());
-        let doors: Vec<_> = doors.iter().collect();
-        assert_eq!(doors[0], ("TCP".into(), "127.0.0.1:4150".parse().unwrap()));
-        assert_eq!(doors[1].0, "HTTP");
+        let (tcp, http) = wait_for_doors(&doors, true);
+        assert_eq!(tcp, Some("127.0.0.1:4150".parse().unwrap()));
+        assert_eq!(http, Some("[::]:4151".parse().unwrap()));
         assert_eq!(log.iter().collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
     }
 

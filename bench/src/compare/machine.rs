@@ -5,6 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::process::count;
+
 /// The machine's shape.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Machine {
@@ -32,6 +34,37 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             filesystem: filesystem(&read("/proc/self/mounts"), work).unwrap_or_else(unknown),
         }
+    }
+}
+
+/// Processor time of all cores since the start of the machine, in ticks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CoreTime {
+    all: u64,
+    stolen: u64,
+}
+
+impl CoreTime {
+    /// Until now; zeros where the kernel does not tell.
+    pub(super) fn now() -> Self {
+        Self::of(&fs::read_to_string("/proc/stat").unwrap_or_default())
+    }
+
+    /// The first line: user, nice, system, idle, iowait, irq, softirq, steal; guests are in user already.
+    fn of(stat: &str) -> Self {
+        let line = stat.lines().next().unwrap_or_default();
+        let numbers = line.split_ascii_whitespace().skip(1).take(8);
+        let ticks: Vec<u64> = numbers.filter_map(|word| word.parse().ok()).collect();
+        Self {
+            all: ticks.iter().sum(),
+            stolen: ticks.get(7).copied().unwrap_or(0),
+        }
+    }
+
+    /// The share of the time since then that the host of this virtual machine gave to others.
+    pub(super) fn stolen_since(self, then: Self) -> f64 {
+        let all = self.all.saturating_sub(then.all).max(1);
+        count(self.stolen.saturating_sub(then.stolen)) / count(all)
     }
 }
 
@@ -68,6 +101,14 @@ mod tests {
         let kind = |path: &str| filesystem(mounts, Path::new(path)).unwrap();
         assert_eq!(kind("/home/x"), "ext4");
         assert_eq!(kind("/tmp/x"), "tmpfs");
+    }
+
+    #[test]
+    fn stolen_time_is_a_share() {
+        let then = CoreTime::of("cpu  10 0 10 80 0 0 0 0 0 0\ncpu0 1 2 3\n");
+        let now = CoreTime::of("cpu  20 0 20 150 0 0 0 10 5 0\n");
+        assert!((now.stolen_since(then) - 0.1).abs() < 1e-9);
+        assert_eq!(CoreTime::of("").stolen_since(then), 0.0);
     }
 
     #[test]

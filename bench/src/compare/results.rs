@@ -10,6 +10,8 @@ use crate::report::quantile;
 
 /// Above this share a load thread may have been the limit.
 const BUSY_SHARE: f64 = 0.9;
+/// Above this share the host of a virtual machine disturbed the run.
+const STOLEN_SHARE: f64 = 0.01;
 
 /// All that was found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -67,6 +69,8 @@ pub(super) struct Samples {
     pub(super) failures: Vec<String>,
     /// The most that a load thread was busy in a repetition, as a share of its time.
     pub(super) generator_busiest: f64,
+    /// The most that the host of a virtual machine took away in a repetition, as a share of all cores' time.
+    pub(super) stolen: f64,
 }
 
 /// A measure over all repetitions.
@@ -134,6 +138,11 @@ impl Samples {
     fn values(&self, pointer: &str) -> Vec<Option<f64>> {
         let read = |report: &Value| report.pointer(pointer).and_then(Value::as_f64);
         self.reports.iter().map(read).collect()
+    }
+
+    /// Whether the machine was not ours alone.
+    pub(super) fn was_disturbed(&self) -> bool {
+        self.stolen > STOLEN_SHARE
     }
 
     /// Whether the generator may have been the limit on this side.
@@ -252,6 +261,7 @@ mod tests {
             reports: rates.iter().map(report).collect(),
             failures: Vec::new(),
             generator_busiest: 0.5,
+            stolen: 0.0,
         }
     }
 

@@ -240,6 +240,13 @@ fn remarks(found: &Comparison) -> Vec<String> {
                 side.side.name()
             ));
         }
+        if side.was_disturbed() {
+            let stolen = side.stolen * 100.0;
+            remarks.push(format!(
+                "the host of this virtual machine took {stolen:.1} % of the cores' time from {}",
+                side.side.name()
+            ));
+        }
         for failure in &side.failures {
             remarks.push(format!("FAILED for {}: {failure}", side.side.name()));
         }
@@ -262,6 +269,7 @@ mod tests {
             reports: vec![json!({"runs": [{"published": {"rate": rate}}]})],
             failures: Vec::new(),
             generator_busiest: busiest,
+            stolen: 0.02,
         };
         let sides = vec![
             samples(Side::Reference, 1000.0, 0.1),
@@ -289,6 +297,7 @@ mod tests {
                 "13.0x (13.0..13.0)",
                 ">= 12 met",
                 "busy 95 %",
+                "took 2.0 %",
                 "(quick)",
                 "13 000",
             ] {
