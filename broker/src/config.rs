@@ -11,7 +11,6 @@
 //!
 //! Not here: sockets, locks, log output. Validation reads the named TLS files and nothing else.
 
-mod address;
 mod flags;
 mod runtime;
 mod unready;
@@ -26,7 +25,8 @@ use std::time::Duration;
 
 use nsq_cli::{EarlyExit, Level, LockError, Settings};
 
-pub use address::{Address, AddressError};
+pub use nsq_cli::{Address, AddressError};
+
 pub use runtime::{RuntimeChange, RuntimeConfig};
 
 /// The program's name as it appears in usage, banner, log prefix and errors.

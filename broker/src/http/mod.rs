@@ -18,8 +18,6 @@ mod info;
 mod linger;
 mod pprof;
 mod publish;
-mod query;
-mod response;
 mod routes;
 mod stats;
 mod stats_json;
@@ -36,7 +34,7 @@ use http::{Method, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use nsq_cli::format_duration;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use nsq_http::{query, response};
 
 use self::body::{BodyError, RequestBody};
 use self::linger::LingeringStream;
@@ -48,21 +46,6 @@ use crate::gateway::Broker;
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Most of an unwanted body that is read to keep the connection.
 const UNWANTED_BODY_BYTES_MAX: u64 = 1 << 20;
-/// What stands unescaped in the path of a URL.
-const ESCAPED_IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'/')
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~')
-    .remove(b'$')
-    .remove(b'&')
-    .remove(b'+')
-    .remove(b',')
-    .remove(b':')
-    .remove(b';')
-    .remove(b'=')
-    .remove(b'@');
 
 /// Serves one connection until it ends; `remote` is the peer's address for the access log.
 ///
@@ -151,15 +134,18 @@ impl<B: Broker> Door<B> {
         };
         let path = std::str::from_utf8(&path).unwrap_or_default();
         match routes::route(head.method.as_str(), path) {
-            Routed::Endpoint { endpoint, option } => {
-                let answer = self.call(endpoint, option, head, body).await;
+            Routed::Endpoint {
+                endpoint,
+                parameter,
+            } => {
+                let answer = self.call(endpoint, parameter, head, body).await;
                 (
                     answer.unwrap_or_else(ApiError::into_response),
                     is_logged(endpoint),
                 )
             }
             Routed::Redirect(path) => (
-                response::redirect(&head.method, &location(&path, head.uri.query())),
+                response::redirect(&head.method, &response::location(&path, head.uri.query())),
                 false,
             ),
             Routed::Options(allow) => (response::options(&allow), false),
@@ -248,9 +234,4 @@ fn is_logged(endpoint: Endpoint) -> bool {
             | Endpoint::CpuProfile
             | Endpoint::GoProfile
     )
-}
-
-fn location(path: &str, query: Option<&str>) -> String {
-    let path = utf8_percent_encode(path, ESCAPED_IN_PATHS);
-    query.map_or_else(|| path.to_string(), |query| format!("{path}?{query}"))
 }

@@ -10,6 +10,7 @@
 //!
 //! Not here: what a flag means, which values are legal together, anything about queues.
 
+mod address;
 mod errno;
 mod exit;
 mod file;
@@ -25,6 +26,7 @@ mod usage;
 mod value;
 mod version;
 
+pub use address::{Address, AddressError};
 pub use errno::errno_text;
 pub use exit::{EarlyExit, fatal, fatal_startup};
 pub use flag::{Custom, Flag, Form, Kind};

@@ -7,23 +7,26 @@ use std::borrow::Cow;
 
 /// A query (or a form body) whose every key and value decodes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Query<'a> {
+pub struct Query<'a> {
     raw: &'a [u8],
 }
 
 /// The text holds a `;` or an escape that is not `%` and two hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct MalformedQuery;
+pub struct MalformedQuery;
 
 impl<'a> Query<'a> {
     /// Checks the whole text, also the pairs that nobody will ask for.
-    pub(super) fn parse(raw: &'a [u8]) -> Result<Self, MalformedQuery> {
+    ///
+    /// # Errors
+    /// [`MalformedQuery`].
+    pub fn parse(raw: &'a [u8]) -> Result<Self, MalformedQuery> {
         let well_formed = !raw.contains(&b';') && escapes_are_valid(raw);
         well_formed.then_some(Self { raw }).ok_or(MalformedQuery)
     }
 
     /// The first value of this name; empty when it was given without one.
-    pub(super) fn get(&self, name: &str) -> Option<Cow<'a, [u8]>> {
+    pub fn get(&self, name: &str) -> Option<Cow<'a, [u8]>> {
         self.raw
             .split(|&byte| byte == b'&')
             .filter(|pair| !pair.is_empty())
@@ -38,13 +41,13 @@ impl<'a> Query<'a> {
     }
 
     /// A switch that is on unless it is plainly off: `false` or `0`.
-    pub(super) fn is_on(&self, name: &str) -> bool {
+    pub fn is_on(&self, name: &str) -> bool {
         !matches!(self.get(name).as_deref(), Some(b"false" | b"0"))
     }
 }
 
 /// Decodes the path of a URL; `None` where an escape is broken. A `+` stands for itself there.
-pub(super) fn decode_path(path: &str) -> Option<Cow<'_, [u8]>> {
+pub fn decode_path(path: &str) -> Option<Cow<'_, [u8]>> {
     if !path.contains('%') {
         return Some(Cow::Borrowed(path.as_bytes()));
     }

@@ -8,9 +8,10 @@ use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, LOCATION};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::Full;
 use hyper::ext::ReasonPhrase;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// An answer, whole.
-pub(super) type Response = http::Response<Full<Bytes>>;
+pub type Response = http::Response<Full<Bytes>>;
 
 const VERSION_HEADER: HeaderName = HeaderName::from_static("x-nsq-content-type");
 const VERSION: HeaderValue = HeaderValue::from_static("nsq; version=1.0");
@@ -21,48 +22,71 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=ut
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
+/// What stands unescaped in the path of a URL.
+const ESCAPED_IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b':')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'@');
+
 /// A refusal: its status, and the code in its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ApiError {
-    pub(super) status: StatusCode,
-    pub(super) code: &'static str,
+pub struct ApiError {
+    /// The status.
+    pub status: StatusCode,
+    /// The code, a word that needs no escape in JSON.
+    pub code: &'static str,
 }
 
+#[expect(missing_docs, reason = "named after their codes")]
 impl ApiError {
-    pub(super) const INVALID_REQUEST: Self = Self::bad_request("INVALID_REQUEST");
-    pub(super) const MISSING_ARG_TOPIC: Self = Self::bad_request("MISSING_ARG_TOPIC");
-    pub(super) const MISSING_ARG_CHANNEL: Self = Self::bad_request("MISSING_ARG_CHANNEL");
+    pub const INVALID_REQUEST: Self = Self::bad_request("INVALID_REQUEST");
+    pub const MISSING_ARG_TOPIC: Self = Self::bad_request("MISSING_ARG_TOPIC");
+    pub const MISSING_ARG_CHANNEL: Self = Self::bad_request("MISSING_ARG_CHANNEL");
     /// What topic endpoints and publishing say of a bad name.
-    pub(super) const INVALID_TOPIC: Self = Self::bad_request("INVALID_TOPIC");
+    pub const INVALID_TOPIC: Self = Self::bad_request("INVALID_TOPIC");
     /// What channel endpoints say of a bad topic name.
-    pub(super) const INVALID_ARG_TOPIC: Self = Self::bad_request("INVALID_ARG_TOPIC");
-    pub(super) const INVALID_ARG_CHANNEL: Self = Self::bad_request("INVALID_ARG_CHANNEL");
-    pub(super) const INVALID_DEFER: Self = Self::bad_request("INVALID_DEFER");
-    pub(super) const INVALID_OPTION: Self = Self::bad_request("INVALID_OPTION");
-    pub(super) const MSG_EMPTY: Self = Self::bad_request("MSG_EMPTY");
-    pub(super) const NOT_FOUND: Self = Self::not_found("NOT_FOUND");
-    pub(super) const TOPIC_NOT_FOUND: Self = Self::not_found("TOPIC_NOT_FOUND");
-    pub(super) const CHANNEL_NOT_FOUND: Self = Self::not_found("CHANNEL_NOT_FOUND");
-    pub(super) const MSG_TOO_BIG: Self = Self::too_large("MSG_TOO_BIG");
-    pub(super) const BODY_TOO_BIG: Self = Self::too_large("BODY_TOO_BIG");
-    pub(super) const BAD_BODY: Self = Self::too_large("BAD_BODY");
-    pub(super) const BAD_MESSAGE: Self = Self::too_large("BAD_MESSAGE");
+    pub const INVALID_ARG_TOPIC: Self = Self::bad_request("INVALID_ARG_TOPIC");
+    pub const INVALID_ARG_CHANNEL: Self = Self::bad_request("INVALID_ARG_CHANNEL");
+    pub const INVALID_DEFER: Self = Self::bad_request("INVALID_DEFER");
+    pub const INVALID_OPTION: Self = Self::bad_request("INVALID_OPTION");
+    pub const MSG_EMPTY: Self = Self::bad_request("MSG_EMPTY");
+    pub const NOT_FOUND: Self = Self::not_found("NOT_FOUND");
+    pub const TOPIC_NOT_FOUND: Self = Self::not_found("TOPIC_NOT_FOUND");
+    pub const CHANNEL_NOT_FOUND: Self = Self::not_found("CHANNEL_NOT_FOUND");
+    pub const MSG_TOO_BIG: Self = Self::too_large("MSG_TOO_BIG");
+    pub const BODY_TOO_BIG: Self = Self::too_large("BODY_TOO_BIG");
+    pub const BAD_BODY: Self = Self::too_large("BAD_BODY");
+    pub const BAD_MESSAGE: Self = Self::too_large("BAD_MESSAGE");
     /// A new value of an option that is empty or too long: 413, where a wrong one is a 400.
-    pub(super) const VALUE_TOO_BIG: Self = Self::too_large("INVALID_VALUE");
-    pub(super) const METHOD_NOT_ALLOWED: Self = Self {
+    pub const VALUE_TOO_BIG: Self = Self::too_large("INVALID_VALUE");
+    pub const METHOD_NOT_ALLOWED: Self = Self {
         status: StatusCode::METHOD_NOT_ALLOWED,
         code: "METHOD_NOT_ALLOWED",
     };
-    pub(super) const INTERNAL_ERROR: Self = Self {
+    pub const INTERNAL_ERROR: Self = Self {
         status: StatusCode::INTERNAL_SERVER_ERROR,
         code: "INTERNAL_ERROR",
     };
-    pub(super) const EXITING: Self = Self {
+    pub const EXITING: Self = Self {
         status: StatusCode::SERVICE_UNAVAILABLE,
         code: "EXITING",
     };
+}
 
-    pub(super) const fn bad_request(code: &'static str) -> Self {
+impl ApiError {
+    /// 400 with a code.
+    #[must_use]
+    pub const fn bad_request(code: &'static str) -> Self {
         Self {
             status: StatusCode::BAD_REQUEST,
             code,
@@ -84,7 +108,7 @@ impl ApiError {
     }
 
     /// The answer that says so.
-    pub(super) fn into_response(self) -> Response {
+    pub fn into_response(self) -> Response {
         let mut response = json(format!(r#"{{"message":"{}"}}"#, self.code));
         *response.status_mut() = self.status;
         if self.status == StatusCode::PAYLOAD_TOO_LARGE {
@@ -97,56 +121,56 @@ impl ApiError {
 }
 
 /// 200 without a body.
-pub(super) fn empty() -> Response {
+pub fn empty() -> Response {
     let mut response = Response::default();
     response.headers_mut().insert(VERSION_HEADER, VERSION);
     response
 }
 
 /// 200 with a text.
-pub(super) fn text(body: impl Into<Bytes>) -> Response {
+pub fn text(body: impl Into<Bytes>) -> Response {
     typed(StatusCode::OK, TEXT, body).versioned()
 }
 
 /// 200 with JSON.
-pub(super) fn json(body: impl Into<Bytes>) -> Response {
+pub fn json(body: impl Into<Bytes>) -> Response {
     typed(StatusCode::OK, JSON, body).versioned()
 }
 
 /// A text outside the versioned API.
-pub(super) fn plain(status: StatusCode, body: impl Into<Bytes>) -> Response {
+pub fn plain(status: StatusCode, body: impl Into<Bytes>) -> Response {
     typed(status, TEXT, body)
 }
 
 /// A text of the profiling pages, which browsers must not take for something else.
-pub(super) fn profiling_text(status: StatusCode, body: impl Into<Bytes>) -> Response {
+pub fn profiling_text(status: StatusCode, body: impl Into<Bytes>) -> Response {
     typed(status, TEXT, body).no_sniff()
 }
 
 /// A page of the profiling pages.
-pub(super) fn profiling_page(body: impl Into<Bytes>) -> Response {
+pub fn profiling_page(body: impl Into<Bytes>) -> Response {
     typed(StatusCode::OK, HTML, body).no_sniff()
 }
 
 /// 400 to what is not an HTTP request that can be routed; closes the connection.
-pub(super) fn malformed(body: &'static str) -> Response {
+pub fn malformed(body: &'static str) -> Response {
     let mut response = plain(StatusCode::BAD_REQUEST, body);
     close(&mut response);
     response
 }
 
 /// 405, with the methods that are allowed.
-pub(super) fn method_not_allowed(allow: &str) -> Response {
+pub fn method_not_allowed(allow: &str) -> Response {
     with_allow(ApiError::METHOD_NOT_ALLOWED.into_response(), allow)
 }
 
 /// The answer to `OPTIONS`.
-pub(super) fn options(allow: &str) -> Response {
+pub fn options(allow: &str) -> Response {
     with_allow(Response::default(), allow)
 }
 
 /// Sends the client elsewhere: 301 for `GET`, else 308, which keeps method and body.
-pub(super) fn redirect(method: &Method, location: &str) -> Response {
+pub fn redirect(method: &Method, location: &str) -> Response {
     let Ok(target) = HeaderValue::from_str(location) else {
         return ApiError::NOT_FOUND.into_response();
     };
@@ -165,8 +189,15 @@ pub(super) fn redirect(method: &Method, location: &str) -> Response {
     response
 }
 
+/// The target of a redirect: a decoded path, and the query as it came.
+#[must_use]
+pub fn location(path: &str, query: Option<&str>) -> String {
+    let path = utf8_percent_encode(path, ESCAPED_IN_PATHS);
+    query.map_or_else(|| path.to_string(), |query| format!("{path}?{query}"))
+}
+
 /// Makes this answer the last one on its connection.
-pub(super) fn close(response: &mut Response) {
+pub fn close(response: &mut Response) {
     response.headers_mut().insert(CONNECTION, CLOSE);
 }
 
