@@ -31,6 +31,7 @@ MODULES = (
     "test_http_stats",
     "test_process",
     "test_clients",
+    "test_lookupd",
     "test_readme",
     "test_sharding",
     "test_hostile",
