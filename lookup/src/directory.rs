@@ -1,6 +1,6 @@
 //! The registry behind its lock.
 //!
-//! Everybody holds the lock for one slice at most: a bounded number of entries, some ten
+//! Everybody holds the lock for one slice at most: a bounded number of entries, some tens of
 //! microseconds. A long answer is read, and a large change made, slice by slice with the lock free
 //! in between; so an answer of many megabytes never keeps a registration waiting, and a node with
 //! thousands of topics that goes away never keeps a lookup waiting. An answer is therefore no

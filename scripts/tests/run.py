@@ -32,6 +32,7 @@ MODULES = (
     "test_process",
     "test_clients",
     "test_lookupd",
+    "test_lookupd_process",
     "test_readme",
     "test_sharding",
     "test_hostile",

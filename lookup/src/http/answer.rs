@@ -14,7 +14,7 @@ use crate::registry::{Progress, Registry};
 use crate::service::Service;
 
 /// Bytes after which a slice ends; it is longer by one entry at most.
-const SLICE_BYTES: usize = 32 * 1024;
+const SLICE_BYTES: usize = 128 * 1024;
 /// Entries after which a slice ends, be they shown or not.
 const SLICE_ENTRIES: usize = 1024;
 
