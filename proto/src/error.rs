@@ -35,6 +35,28 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    const ALL: [Self; 19] = [
+        Self::Invalid,
+        Self::BadProtocol,
+        Self::BadTopic,
+        Self::BadChannel,
+        Self::BadMessage,
+        Self::BadBody,
+        Self::IdentifyFailed,
+        Self::AuthDisabled,
+        Self::AuthFailed,
+        Self::AuthFirst,
+        Self::AuthError,
+        Self::Unauthorized,
+        Self::SubFailed,
+        Self::PubFailed,
+        Self::MpubFailed,
+        Self::DpubFailed,
+        Self::FinFailed,
+        Self::ReqFailed,
+        Self::TouchFailed,
+    ];
+
     /// The wire text.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -59,6 +81,12 @@ impl ErrorCode {
             Self::ReqFailed => "E_REQ_FAILED",
             Self::TouchFailed => "E_TOUCH_FAILED",
         }
+    }
+
+    /// The code with that wire text.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == word)
     }
 
     /// Whether the connection is closed after it.

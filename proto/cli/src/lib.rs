@@ -35,7 +35,7 @@ pub use golang::{
 };
 pub use host::{default_node_id, hostname};
 pub use lock::{Lock, LockError, lock_data_path};
-pub use log::{Level, LevelError, Logger, log_level_flag};
+pub use log::{Level, LevelError, Logger, log_level_flag, plain_line};
 pub use settings::{ConfigTable, Origin, Settings};
 pub use signal::{Signal, Signals};
 pub use table::{CommandLine, FlagTable};

@@ -228,7 +228,8 @@ pub(crate) fn write_line(out: &mut String, prefix: &str, level: Level, message: 
 }
 
 /// A line without prefix and level and with whole seconds, as Go's default logger writes it.
-pub(crate) fn plain_line(message: &str) -> String {
+#[must_use]
+pub fn plain_line(message: &str) -> String {
     let mut line = format!("{} ", Local::now().format("%Y/%m/%d %H:%M:%S"));
     push_on_one_line(&mut line, message);
     line
