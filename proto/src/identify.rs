@@ -4,6 +4,8 @@
 //! clamped. What needs more than the body and the flags is the connection's business: granting
 //! features, and refusing both compressions at once.
 
+mod client;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
@@ -12,6 +14,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::ProtoError;
+
+pub use client::{ClientIdentity, ServerFeatures};
 
 /// Fixed in NSQ, not a flag, and kept even when `--max-heartbeat-interval` is lower.
 const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(30);

@@ -198,3 +198,13 @@ fn failures_of_one_message_leave_the_connection_open() {
         assert!(!error.code.is_fatal(), "{text}");
     }
 }
+
+#[test]
+fn codes_are_read_back() {
+    for code in ErrorCode::ALL {
+        assert_eq!(ErrorCode::parse(code.as_str()), Some(code));
+    }
+    for word in ["", "E_", "E_INVALID ", "OK"] {
+        assert_eq!(ErrorCode::parse(word), None, "{word:?}");
+    }
+}

@@ -1,9 +1,11 @@
 //! The wire protocol as the rest of the system sees it.
 
 mod decode;
+mod deliveries;
 mod frames;
 mod mpub;
 mod properties;
+mod requests;
 mod truncation;
 
 use nsq_proto::{Command, DecodeContext, Decoded, Limits, SessionState, decode};
