@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use tls::TlsOptions;
+pub(crate) use value::go_duration;
 use value::{boolean, duration, float, integer, or_disabled, size};
 
 /// An option that was refused, in the words of the standard clients.
@@ -36,7 +37,7 @@ pub enum BackoffStrategy {
 /// Every option. Durations of which zero makes no sense are checked by [`Config::validate`].
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// TCP connect, TLS and IDENTIFY included; zero is no limit. 1 s.
+    /// TCP connect, name resolution included; zero is no limit. 1 s.
     pub dial_timeout: Duration,
     /// Silence after which a connection is given up, 100 ms to 5 min. 60 s.
     pub read_timeout: Duration,
@@ -331,8 +332,8 @@ impl Config {
         if heartbeat > self.read_timeout {
             return Err(ConfigError(format!(
                 "HeartbeatInterval {} must be less than ReadTimeout {}",
-                value::go_duration(heartbeat),
-                value::go_duration(self.read_timeout)
+                go_duration(heartbeat),
+                go_duration(self.read_timeout)
             )));
         }
         Ok(())

@@ -36,6 +36,7 @@
 mod config;
 mod consumer;
 mod error;
+mod link;
 mod log;
 mod producer;
 

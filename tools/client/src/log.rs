@@ -63,10 +63,6 @@ impl Log {
     pub fn silent() -> Self {
         Self::default()
     }
-
-    fn enabled(&self, level: LogLevel) -> bool {
-        matches!(&self.target, Some((least, _)) if level >= *least)
-    }
 }
 
 impl fmt::Debug for Log {
@@ -96,10 +92,6 @@ impl InstanceLog {
             instance: INSTANCES.fetch_add(1, Ordering::Relaxed) + 1,
             scope: scope.into(),
         }
-    }
-
-    pub(crate) fn enabled(&self, level: LogLevel) -> bool {
-        self.log.enabled(level)
     }
 
     pub(crate) fn line(&self, level: LogLevel, text: fmt::Arguments<'_>) {
@@ -163,6 +155,5 @@ mod tests {
         let first = InstanceLog::new(Log::silent(), "");
         let second = InstanceLog::new(Log::silent(), "");
         assert!(second.instance > first.instance);
-        assert!(!first.enabled(LogLevel::Error));
     }
 }

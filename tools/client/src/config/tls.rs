@@ -50,6 +50,19 @@ impl TlsOptions {
         self.insecure_skip_verify = skip;
     }
 
+    pub(crate) fn roots(&self) -> Option<&[CertificateDer<'static>]> {
+        self.roots.as_deref()
+    }
+
+    /// Chain and key, if there are both.
+    pub(crate) fn identity(&self) -> Option<(&[CertificateDer<'static>], &PrivateKeyDer<'static>)> {
+        Some((self.certificate.as_deref()?, self.key.as_ref()?))
+    }
+
+    pub(crate) const fn skips_verification(&self) -> bool {
+        self.insecure_skip_verify
+    }
+
     pub(super) fn set(&mut self, key: &str, value: &str) -> Result<bool, ConfigError> {
         match key {
             "tls_root_ca_file" => self.roots = Some(authorities(value)?),

@@ -1,9 +1,13 @@
 //! A message and its answer.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use nsq_proto::Delivery;
+
+use super::port::{Outcome, Port};
 
 /// The 16 characters by which an nsqd knows a message.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,9 +45,39 @@ pub struct Message {
     timestamp_ns: u64,
     attempts: u16,
     body: Bytes,
+    /// Where the answer goes; taken by it.
+    port: Option<Arc<Port>>,
 }
 
 impl Message {
+    pub(super) fn new(delivery: Delivery, port: Arc<Port>) -> Self {
+        Self {
+            id: MessageId(delivery.id),
+            timestamp_ns: delivery.timestamp_ns,
+            attempts: delivery.attempts,
+            body: delivery.body,
+            port: Some(port),
+        }
+    }
+
+    /// Whether an answer would still reach the nsqd.
+    pub(super) fn is_answerable(&self) -> bool {
+        !self.port().outbox.is_closed()
+    }
+
+    fn port(&self) -> &Port {
+        self.port
+            .as_deref()
+            .expect("only answers take it, and they consume the message")
+    }
+
+    fn answer_requeue(&mut self, delay: Option<Duration>, outcome: Outcome) {
+        if let Some(port) = self.port.take() {
+            let delay = delay.unwrap_or_else(|| port.automatic_delay(self.attempts));
+            port.requeue(self.id, delay, outcome);
+        }
+    }
+
     /// The id.
     #[must_use]
     pub const fn id(&self) -> MessageId {
@@ -78,27 +112,35 @@ impl Message {
     /// `host:port` of the nsqd that delivered it, as it was given or discovered.
     #[must_use]
     pub fn nsqd_address(&self) -> &str {
-        unimplemented!()
+        &self.port().address
     }
 
     /// FIN: it is done.
-    pub fn finish(self) {
-        unimplemented!()
+    pub fn finish(mut self) {
+        if let Some(port) = self.port.take() {
+            port.finish(self.id);
+        }
     }
 
     /// REQ: it has failed and is to come again after `delay`; `None` is `default_requeue_delay` times
     /// the attempts, at most `max_requeue_delay`. The consumer backs off.
-    pub fn requeue(self, _delay: Option<Duration>) {
-        unimplemented!()
+    pub fn requeue(mut self, delay: Option<Duration>) {
+        self.answer_requeue(delay, Outcome::Failure);
     }
 
     /// REQ without the back-off: for messages that come too early rather than fail.
-    pub fn requeue_without_backoff(self, _delay: Option<Duration>) {
-        unimplemented!()
+    pub fn requeue_without_backoff(mut self, delay: Option<Duration>) {
+        self.answer_requeue(delay, Outcome::Neither);
     }
 
     /// TOUCH: restarts its timeout at the nsqd.
     pub fn touch(&self) {
-        unimplemented!()
+        self.port().touch(self.id);
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        self.answer_requeue(None, Outcome::Failure);
     }
 }
