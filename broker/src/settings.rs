@@ -73,6 +73,7 @@ fn log_config(config: &Config) -> LogConfig {
             SyncMode::Interval => SyncPolicy::Interval,
             SyncMode::Always => SyncPolicy::Always,
         },
+        gather: true,
         sync_every: durability.sync_every,
         segment_bytes_max: durability.segment_bytes_max,
         segment_bytes_min: SEGMENT_BYTES_MIN.min(durability.segment_bytes_max),

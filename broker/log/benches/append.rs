@@ -41,6 +41,7 @@ impl Disk for NoDisk {
 fn append(bencher: Bencher<'_, '_>, count: usize) {
     let config = LogConfig {
         sync: SyncPolicy::Interval,
+        gather: false,
         sync_every: 2_500,
         segment_bytes_max: 64 << 20,
         segment_bytes_min: 1 << 20,

@@ -77,6 +77,9 @@ pub(crate) struct Appender {
     committed: u64,
     /// Sync until `durable` is here.
     sync_goal: u64,
+    /// Under `Always`, no sync begins of its own accord before so much is written (see
+    /// [`TopicLog::is_gathering`]).
+    pub(crate) gather_until: u64,
     is_syncing: bool,
     pub(crate) gate: Gate,
     queue: VecDeque<QueuedWrite>,
@@ -95,6 +98,7 @@ impl Appender {
             durable,
             committed: head,
             sync_goal: durable,
+            gather_until: 0,
             is_syncing: false,
             gate,
             queue: VecDeque::new(),
@@ -531,7 +535,8 @@ impl TopicLog {
                     self.appender.sync_goal = end;
                 }
             }
-            SyncPolicy::Always => self.appender.sync_goal = end,
+            SyncPolicy::Always if end >= self.appender.gather_until => self.request_sync(),
+            SyncPolicy::Always => {}
         }
     }
 
@@ -575,7 +580,14 @@ impl TopicLog {
             .users -= 1;
         self.appender.is_syncing = false;
         match result {
-            Ok(_) if self.is_live() => self.advance_durable(target),
+            Ok(_) if self.is_live() => {
+                let answered = target.saturating_sub(self.appender.durable);
+                self.advance_durable(target);
+                if self.config.gather && self.config.sync == SyncPolicy::Always {
+                    self.appender.sync_goal = self.appender.durable;
+                    self.appender.gather_until = self.appender.written + answered;
+                }
+            }
             Ok(_) => {}
             Err(error) => self.poison("sync", name, &error),
         }

@@ -37,6 +37,8 @@ pub enum SyncPolicy {
 pub struct LogConfig {
     /// When a batch is committed.
     pub sync: SyncPolicy,
+    /// Under `Always`: see [`TopicLog::is_gathering`].
+    pub gather: bool,
     /// `--sync-every`: messages between fdatasyncs under `Interval`.
     pub sync_every: u64,
     /// Size of a full-grown segment file in bytes.
@@ -388,6 +390,20 @@ impl TopicLog {
     pub(crate) fn is_blocked(&self) -> bool {
         let is_short = self.shortage.as_ref();
         self.is_held_back || is_short.is_some_and(|shortage| !shortage.is_retried)
+    }
+
+    /// Under `Always` with `gather`: messages wait for an fdatasync that has not begun.
+    ///
+    /// Those whose messages the last one covered are likely to publish again as soon as they hear of it. Were
+    /// the next one begun at once for those who came meanwhile, the two groups would take turns for
+    /// ever, each waiting for two syncs. So it begins when as many messages as were just answered
+    /// have come, or with [`Self::sync`], which the caller owes soon after this is true.
+    #[must_use]
+    pub fn is_gathering(&self) -> bool {
+        self.config.sync == SyncPolicy::Always
+            && self.is_sync_due()
+            && !self.appender.is_syncing()
+            && self.appender.written < self.appender.gather_until
     }
 
     /// Written but not yet synced messages exist.

@@ -148,7 +148,8 @@ impl Shard {
     fn after_turn(&mut self) -> AfterTurn {
         let now = self.clock.now();
         let mut next = now.after(PARK_MAX);
-        for deadline in [self.core.next_deadline(), self.stop_deadline()]
+        let gathering = self.gathering.front().map(|(_, until)| *until);
+        for deadline in [self.core.next_deadline(), self.stop_deadline(), gathering]
             .into_iter()
             .flatten()
         {

@@ -29,6 +29,8 @@ const DISK: &str = "disk";
 const DISK_FULL: &str = "no space left on device";
 /// Token of the removal of a dropped log; the logs' own are small.
 const REMOVAL: Token = Token(u64::MAX);
+/// How long an fdatasync waits for the publishers that the last one let go on, at most.
+const GATHER_MAX: Duration = Duration::from_micros(300);
 /// A log that did nothing for this long closes its files.
 const FILES_IDLE: Duration = Duration::from_secs(10);
 
@@ -229,6 +231,31 @@ impl Shard {
         }
         self.log_events = events;
         self.watch_shortage(topic);
+        self.watch_gathering(topic);
+    }
+
+    /// Sees to it that a sync that waits for company does not wait for long.
+    fn watch_gathering(&mut self, topic: TopicKey) {
+        let log = self.topics.get(topic).and_then(|state| state.log.as_ref());
+        if log.is_some_and(TopicLog::is_gathering)
+            && !self.gathering.iter().any(|(waiting, _)| *waiting == topic)
+        {
+            self.gathering
+                .push_back((topic, self.now.after(GATHER_MAX)));
+        }
+    }
+
+    /// Begins the syncs that have waited long enough.
+    pub(super) fn end_gathering(&mut self) {
+        while let Some(&(topic, until)) = self.gathering.front()
+            && until <= self.now
+        {
+            self.gathering.pop_front();
+            let log = self.topics.get(topic).and_then(|state| state.log.as_ref());
+            if log.is_some_and(TopicLog::is_gathering) {
+                with_log!(self, topic, |log, disk| log.sync(disk));
+            }
+        }
     }
 
     /// Takes note that a log has run out of space, or has found some.

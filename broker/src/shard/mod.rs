@@ -79,6 +79,8 @@ pub(crate) struct Shard {
     /// Topics whose log may have open files, for closing those of the idle ones.
     open_logs: Vec<TopicKey>,
     disk_ops: SlotMap<DiskOpKey, (TopicKey, Token)>,
+    /// Logs whose sync waits for company, and until when; the earliest first.
+    gathering: VecDeque<(TopicKey, Now)>,
     ring_ops: Vec<RingOp>,
     /// Commands of clients and publishes of other shards that were ever taken.
     work: u64,
@@ -129,6 +131,7 @@ impl Shard {
             topics: SecondaryMap::new(),
             open_logs: Vec::new(),
             disk_ops: SlotMap::with_key(),
+            gathering: VecDeque::new(),
             ring_ops: Vec::new(),
             work: 0,
             flush_queue: Vec::new(),
@@ -173,6 +176,7 @@ impl Shard {
         self.core.dispatch(self.now);
         self.apply_effects();
         self.append_batches();
+        self.end_gathering();
         self.flush_sockets();
         self.send_outboxes();
         self.stop_step();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nsq_log::{LogEvent, SyncPolicy, TopicLog};
+use nsq_log::{LogConfig, LogEvent, SyncPolicy, TopicLog};
 
 use crate::common::fs_disk::FsDisk;
 use crate::common::sim_disk::{Crash, SimDisk};
@@ -60,6 +60,48 @@ fn always_commits_what_is_synced_and_groups() {
         disk.syncs
     );
     assert!(!log.is_sync_due());
+}
+
+#[test]
+fn a_sync_waits_for_those_whom_the_last_one_let_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = FsDisk::default();
+    let config = LogConfig {
+        gather: true,
+        ..config(SyncPolicy::Always)
+    };
+    let mut log = TopicLog::create(dir.path().join("t"), config);
+    append(&mut log, &mut disk, 0, 1, 4);
+    assert_eq!(
+        frontiers(&settle(&mut log, &mut disk)),
+        (4, 4),
+        "the first waits for nobody"
+    );
+    append(&mut log, &mut disk, 4, 1, 3);
+    assert_eq!(frontiers(&settle(&mut log, &mut disk)), (7, 0));
+    assert!(log.is_gathering());
+    append(&mut log, &mut disk, 7, 1, 1);
+    assert_eq!(
+        frontiers(&settle(&mut log, &mut disk)),
+        (8, 8),
+        "all four are back"
+    );
+    assert!(!log.is_gathering());
+    append(&mut log, &mut disk, 8, 1, 1);
+    settle(&mut log, &mut disk);
+    assert!(log.is_gathering());
+    log.sync(&mut disk);
+    assert_eq!(
+        frontiers(&settle(&mut log, &mut disk)),
+        (0, 9),
+        "time is up"
+    );
+    append(&mut log, &mut disk, 9, 1, 1);
+    assert_eq!(
+        frontiers(&settle(&mut log, &mut disk)),
+        (10, 10),
+        "one alone never waits"
+    );
 }
 
 #[test]

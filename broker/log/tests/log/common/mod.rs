@@ -64,6 +64,7 @@ pub(crate) trait TestDisk: Disk {
 pub(crate) fn config(sync: SyncPolicy) -> LogConfig {
     LogConfig {
         sync,
+        gather: false,
         sync_every: 64,
         segment_bytes_max: 16 * 1024,
         segment_bytes_min: 2 * 1024,
