@@ -6,9 +6,10 @@
 //! thousands of topics that goes away never keeps a lookup waiting. An answer is therefore no
 //! snapshot: each of its entries was true when its slice was made.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use nsq_proto::{ChannelName, TopicName};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::task::yield_now;
 
 use crate::registry::{
@@ -42,17 +43,18 @@ impl Directory {
 
     /// Reads one slice.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Registry) -> T) -> T {
-        // A panic ends the process, so nobody sees what it left behind.
-        read(&self.registry.read().unwrap_or_else(PoisonError::into_inner))
+        let registry = self.registry.read();
+        let result = read(&registry);
+        // Handed over: who comes back for the next slice at once would starve those who wait.
+        RwLockReadGuard::unlock_fair(registry);
+        result
     }
 
     fn write<T>(&self, write: impl FnOnce(&mut Registry) -> T) -> T {
-        write(
-            &mut self
-                .registry
-                .write()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        let mut registry = self.registry.write();
+        let result = write(&mut registry);
+        RwLockWriteGuard::unlock_fair(registry);
+        result
     }
 
     pub(crate) fn identify(&self, announcement: Announcement, now: Now) -> Arc<Producer> {

@@ -1,6 +1,6 @@
 //! The HTTP door: one task per connection.
 //!
-//! - Bodies of requests mean nothing; they are read and dropped, up to a bound.
+//! - Bodies of requests mean nothing; they are dropped as they arrive, for at most [`PATIENCE`].
 //! - A request that was not read to its end is the last one of its connection.
 //! - An answer may take long to send: it is made slice by slice as the peer takes it (`listing`),
 //!   and given up when the peer takes nothing for [`PATIENCE`].
@@ -18,7 +18,7 @@ use std::time::Duration;
 use http::header::HOST;
 use http::{Method, StatusCode, Version};
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nsq_cli::{VERSION, format_duration};
@@ -36,8 +36,6 @@ use crate::service::{PATIENCE, Service};
 
 /// Longest request head, and most that is read from the socket at once.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Longest body that is read and dropped.
-const BODY_BYTES_MAX: u64 = 1 << 20;
 /// How long a connection may be silent between requests. Consumers ask once a minute.
 const SILENCE: Duration = Duration::from_secs(120);
 const TOO_SLOW: ApiError = ApiError {
@@ -208,20 +206,12 @@ fn parse(query: &str) -> Result<Query<'_>, ApiError> {
     Query::parse(query.as_bytes()).map_err(|_| ApiError::INVALID_REQUEST)
 }
 
-/// Reads the body, which means nothing, so that nothing is done for a client that went away in the
-/// middle.
+/// Reads the body, which means nothing and is not kept, so that nothing is done for a client that
+/// went away in the middle, and none is cut off that still sends.
 async fn drop_body(mut body: Incoming) -> Result<(), ApiError> {
-    if body.size_hint().lower() > BODY_BYTES_MAX {
-        return Err(ApiError::BODY_TOO_BIG);
-    }
     let reading = async {
-        let mut dropped = 0;
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| ApiError::INVALID_REQUEST)?;
-            dropped += frame.data_ref().map_or(0, |data| data.len() as u64);
-            if dropped > BODY_BYTES_MAX {
-                return Err(ApiError::BODY_TOO_BIG);
-            }
+            frame.map_err(|_| ApiError::INVALID_REQUEST)?;
         }
         Ok(())
     };

@@ -3,7 +3,7 @@
 //! - Commands are answered in order; what arrived together is answered together.
 //! - An idle connection costs nothing and may stay; what was begun must be finished within
 //!   [`PATIENCE`].
-//! - Whatever ends the connection, its registrations go with it.
+//! - Whatever ends the connection, its registrations go with it; when the process stops, all go.
 
 use std::io;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ pub(crate) async fn run(door: Door, service: Arc<Service>) {
 }
 
 /// One connection, from accept to close.
-async fn serve(visitor: Visitor, service: Arc<Service>) {
+async fn serve(mut visitor: Visitor, service: Arc<Service>) {
     let peer = visitor.peer.to_string();
     service.logger.info(format_args!("TCP: new client({peer})"));
     let mut connection = Connection {
@@ -50,10 +50,10 @@ async fn serve(visitor: Visitor, service: Arc<Service>) {
         input: Vec::new(),
         producer: None,
     };
-    let mut visitor = visitor;
     tokio::select! {
         () = connection.talk(&mut visitor.stream) => {}
-        () = service.stopped() => {}
+        // The registry ends with the process: no need to empty it first.
+        () = service.stopped() => return,
     }
     connection.leave().await;
 }

@@ -35,7 +35,12 @@ pub(super) struct Slice {
 impl Slice {
     /// Counts an entry; false when the slice is full and the entry belongs in the next one.
     pub(super) fn admit(&mut self) -> bool {
-        self.entries += 1;
+        self.admit_as(1)
+    }
+
+    /// The same for one that takes as long as several.
+    pub(super) fn admit_as(&mut self, entries: usize) -> bool {
+        self.entries += entries;
         self.entries <= SLICE_ENTRIES && self.text.len() < SLICE_BYTES
     }
 
@@ -57,6 +62,8 @@ pub(super) struct Sliced {
     listing: Box<dyn Listing>,
     ready: Option<Bytes>,
     progress: Progress,
+    /// The last slice has been taken, and nobody had a turn since.
+    is_due_to_yield: bool,
 }
 
 impl Answer {
@@ -79,6 +86,7 @@ impl Answer {
             listing,
             ready: Some(first),
             progress,
+            is_due_to_yield: false,
         };
         response::json(Bytes::new()).map(|_| Self::Sliced(sliced))
     }
@@ -108,9 +116,15 @@ impl Body for Answer {
             Self::Sliced(sliced) => sliced,
         };
         if sliced.ready.is_none() && sliced.progress == Progress::More {
+            // A peer that takes slices as fast as they come is not to keep others waiting.
+            if std::mem::take(&mut sliced.is_due_to_yield) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let (text, progress) = write_slice(&sliced.service, &mut *sliced.listing);
             (sliced.ready, sliced.progress) = (Some(text), progress);
         }
+        sliced.is_due_to_yield = true;
         Poll::Ready(sliced.ready.take().map(|text| Ok(Frame::data(text))))
     }
 

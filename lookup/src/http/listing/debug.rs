@@ -12,6 +12,9 @@ use crate::registry::{Now, Producer, ProducerId, Progress, Registry};
 /// What Go shows for a time that was never set: its zero time in Unix nanoseconds, overflowed.
 const NEVER: i64 = -6_795_364_578_871_345_152;
 
+/// Its JSON is made anew each time, unlike that of other lists.
+const ENTRIES_PER_ENTRY: usize = 8;
+
 /// A key of the registry, in order: the clients, then each topic and its channels.
 #[derive(Debug, Clone, Default)]
 enum Key {
@@ -122,7 +125,7 @@ impl Debug {
 
 impl Listing for Debug {
     fn write(&mut self, registry: &Registry, slice: &mut Slice) -> Progress {
-        while slice.admit() {
+        while slice.admit_as(ENTRIES_PER_ENTRY) {
             if let Some((producer, tombstone)) = self.key.producer_after(registry, self.last) {
                 self.last = Some(producer.id());
                 if !producer.is_retired() {
