@@ -20,7 +20,7 @@ use nsq_proto::TopicName;
 use crate::catalogue::{Catalogue, FILE_NAME, TopicEntry};
 use crate::clock::Clock;
 use crate::config::{self, Config, StartupError};
-use crate::control::{Control, ControlMessage, ControlSender};
+use crate::control::{Control, ControlMessage, ControlSender, TlsSource};
 use crate::listen::{self, Listeners};
 use crate::mailbox::Mailbox;
 use crate::preflight;
@@ -89,10 +89,11 @@ enum Failure {
     Other(String),
 }
 
-/// The two doors.
+/// The doors.
 struct Doors {
     tcp: Option<Listeners>,
     http: Option<Listeners>,
+    https: Option<Listeners>,
 }
 
 impl Doors {
@@ -100,6 +101,11 @@ impl Doors {
     fn ports(&self) -> (u16, u16) {
         let port = |door: &Option<Listeners>| door.as_ref().map_or(0, |door| door.address.port());
         (port(&self.tcp), port(&self.http))
+    }
+
+    /// The bound port of HTTPS; 0 where there is none.
+    fn https_port(&self) -> u16 {
+        self.https.as_ref().map_or(0, |door| door.address.port())
     }
 }
 
@@ -111,6 +117,13 @@ fn start_and_serve(mut config: Config, logger: &Logger) -> Result<bool, Failure>
     logger.info(format_args!("ID: {}", config.identity.node_id));
     for warning in &config.warnings {
         logger.warn(format_args!("{warning}"));
+    }
+    if let Some(path) = config.security.tls.cert.as_ref() {
+        let oldest = crate::tls::oldest_version(&config.security.tls);
+        logger.info(format_args!(
+            "TLS: {oldest} is the oldest version spoken, certificate from {}",
+            path.display()
+        ));
     }
     check_machine(&config, logger)?;
     let doors = open_doors(&config).map_err(|error| Failure::Instantiate(error.to_string()))?;
@@ -140,7 +153,11 @@ fn start_and_serve(mut config: Config, logger: &Logger) -> Result<bool, Failure>
             {}
         });
     heard.map_err(|error| Failure::Other(error.to_string()))?;
-    Ok(Control::new(shared, messages, catalogue).run())
+    let tls = TlsSource {
+        files: config.security.tls,
+        current: config.security.tls_server,
+    };
+    Ok(Control::new(shared, messages, catalogue, tls).run())
 }
 
 /// A thread that panics takes the process with it: half a broker is worse than none.
@@ -168,13 +185,15 @@ fn check_machine(config: &Config, logger: &Logger) -> Result<(), Failure> {
 fn open_doors(config: &Config) -> Result<Doors, StartupError> {
     let count = config.shards.count;
     let tcp = open_door(&config.listen.tcp, count)?;
-    // TLS cannot be had yet: where it is required of HTTP too, that door stays shut.
-    let plain_http = config.security.tls.required != config::TlsRequired::Yes;
-    let http = config.listen.http.as_ref().filter(|_| plain_http);
-    let http = http.map(|http| open_door(http, count)).transpose()?;
+    let open = |address: &config::Address| open_door(address, count);
+    let http = config.listen.http.as_ref().map(open).transpose()?;
+    let https = config.listen.https.as_ref();
+    let https = https.filter(|_| config.security.tls_server.is_some());
+    let https = https.map(open).transpose()?;
     Ok(Doors {
         tcp,
         http: http.flatten(),
+        https: https.flatten(),
     })
 }
 
@@ -268,13 +287,18 @@ fn share(
     storage: std::sync::mpsc::Sender<StorageJob>,
 ) -> Arc<Shared> {
     let clock = Clock::start();
-    let listening = [("TCP", &doors.tcp), ("HTTP", &doors.http)]
+    let named = [
+        ("TCP", &doors.tcp),
+        ("HTTP", &doors.http),
+        ("HTTPS", &doors.https),
+    ];
+    let listening = named
         .into_iter()
         .filter_map(|(name, door)| Some((name, door.as_ref()?.address)))
         .map(|(name, address)| format!("{name}: listening on {address}"))
         .collect();
     Arc::new(Shared {
-        settings: settings::settings(config),
+        settings: settings::settings(config, doors.https_port()),
         logger: logger.clone(),
         clock,
         health: Health::default(),
@@ -302,7 +326,8 @@ struct ShardStart {
     shared: Arc<Shared>,
     /// CPU to run on, if there is one for each shard.
     cpu: Option<usize>,
-    listeners: [Option<OwnedFd>; 2],
+    /// By listener tag.
+    listeners: [Option<OwnedFd>; 3],
     topics: Vec<(TopicName, TopicEntry)>,
 }
 
@@ -319,12 +344,13 @@ fn start_shards(shared: &Arc<Shared>, doors: Doors, catalogue: &Catalogue) -> Re
             .into_iter()
     };
     let (mut tcp, mut http) = (sockets(doors.tcp), sockets(doors.http));
+    let mut https = sockets(doors.https);
     for (id, topics) in topics.into_iter().enumerate() {
         let start = ShardStart {
             id,
             shared: Arc::clone(shared),
             cpu: cpus.get(id).copied().filter(|_| shards <= cpus.len()),
-            listeners: [tcp.next(), http.next()],
+            listeners: [tcp.next(), http.next(), https.next()],
             topics,
         };
         thread::Builder::new()

@@ -21,9 +21,11 @@ mod tests;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nsq_cli::{EarlyExit, Level, LockError, Settings};
+use rustls::ServerConfig;
 
 pub use nsq_cli::{Address, AddressError};
 
@@ -155,11 +157,11 @@ pub struct Limits {
     pub max_channel_consumers: Option<u32>,
     /// `--requeue-on-disconnect`: a vanished consumer's messages are requeued at once.
     pub requeue_on_disconnect: bool,
-    /// What compression a client could negotiate.
+    /// What compression a client may negotiate.
     pub compression: Compression,
 }
 
-/// What compression a client could negotiate, once the broker can.
+/// What compression a client may negotiate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compression {
     /// `--deflate`.
@@ -189,9 +191,11 @@ pub struct Timeouts {
     pub max_output_buffer_timeout: Duration,
 }
 
-/// TLS and authorization. The broker refuses service where these ask for what it cannot do yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// TLS and authorization.
+#[derive(Debug, Clone)]
 pub struct Security {
+    /// What was made of the certificate and key of `tls` at start; `None` without them.
+    pub tls_server: Option<Arc<ServerConfig>>,
     /// `--tls-*`.
     pub tls: Tls,
     /// `--auth-http-address`; non-empty means that authorization is required.
@@ -230,7 +234,7 @@ pub enum ClientAuthPolicy {
     RequireVerify,
 }
 
-/// `--tls-*`. Files have been read once: they exist and hold PEM of the right kind.
+/// `--tls-*`. The files have been read once, and are read again on SIGHUP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     /// `--tls-cert`.

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
 use nsq_cli::Signal;
+use rustls::ServerConfig;
 
 use crate::catalogue::{Catalogue, FILE_NAME, TopicChange};
+use crate::config::Tls;
 use crate::shard::message::{ShardId, ShardMessage};
 use crate::shared::Shared;
 
@@ -38,6 +40,15 @@ pub(crate) enum ControlMessage {
     Signal(Signal),
 }
 
+/// Where the certificates come from.
+#[derive(Debug)]
+pub(crate) struct TlsSource {
+    /// The files, read again on SIGHUP.
+    pub(crate) files: Tls,
+    /// What was read, until the shards have it.
+    pub(crate) current: Option<Arc<ServerConfig>>,
+}
+
 /// The way to the control thread. Unbounded: whoever sends waits for the answer.
 #[derive(Debug, Clone)]
 pub(crate) struct ControlSender(pub(crate) Sender<ControlMessage>);
@@ -55,6 +66,7 @@ pub(crate) struct Control {
     shared: Arc<Shared>,
     messages: Receiver<ControlMessage>,
     catalogue: Catalogue,
+    tls: TlsSource,
     /// Newest version of each shard that the catalogue holds and that the file does not.
     unsaved: Vec<Option<u64>>,
     running: usize,
@@ -68,12 +80,14 @@ impl Control {
         shared: Arc<Shared>,
         messages: Receiver<ControlMessage>,
         catalogue: Catalogue,
+        tls: TlsSource,
     ) -> Self {
         let shards = shared.shard_count();
         Self {
             shared,
             messages,
             catalogue,
+            tls,
             unsaved: vec![None; shards],
             running: shards,
             ready: 0,
@@ -114,10 +128,7 @@ impl Control {
             ControlMessage::ShardReady => self.on_ready(),
             ControlMessage::ShardEnded { shard, result } => self.on_ended(shard, result),
             ControlMessage::Signal(Signal::Stop) => self.stop(),
-            // Certificates will be read again here.
-            ControlMessage::Signal(Signal::Hup) => {
-                self.shared.logger.info(format_args!("NSQ: SIGHUP ignored"));
-            }
+            ControlMessage::Signal(Signal::Hup) => self.reload_certificates(),
         }
     }
 
@@ -139,6 +150,9 @@ impl Control {
         {
             self.fail(&format!("failed to persist metadata - {error}"));
             return;
+        }
+        if let Some(config) = self.tls.current.take() {
+            self.tell_shards(|| ShardMessage::Certificates(Arc::clone(&config)));
         }
         for line in &self.shared.listening {
             self.shared.logger.info(format_args!("{line}"));
@@ -167,6 +181,25 @@ impl Control {
             self.stopping = true;
             self.shared.logger.info(format_args!("NSQ: closing topics"));
             self.tell_shards(|| ShardMessage::Stop);
+        }
+    }
+
+    /// For the connections to come; files that cannot be used change nothing.
+    fn reload_certificates(&mut self) {
+        let logger = &self.shared.logger;
+        match crate::tls::server_config(&self.tls.files) {
+            Ok(None) => logger.info(format_args!("NSQ: SIGHUP ignored")),
+            Ok(Some(config)) => {
+                logger.info(format_args!("NSQ: SIGHUP, TLS certificates read again"));
+                if self.ready < self.unsaved.len() {
+                    self.tls.current = Some(config);
+                } else {
+                    self.tell_shards(|| ShardMessage::Certificates(Arc::clone(&config)));
+                }
+            }
+            Err(error) => logger.error(format_args!(
+                "NSQ: SIGHUP, TLS certificates are kept as they are - {error}"
+            )),
         }
     }
 

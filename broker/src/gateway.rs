@@ -124,8 +124,8 @@ pub struct ChannelEntry {
     pub clients: Vec<ClientStats>,
 }
 
-/// One connection (client object of spec nsqd.md §4.5; the TLS and auth fields are constant until
-/// those features exist).
+/// One connection (client object of spec nsqd.md §4.5; the auth fields are constant until that
+/// feature exists).
 #[derive(Debug, Clone, Default)]
 #[expect(missing_docs, reason = "named after the JSON keys")]
 pub struct ClientStats {
@@ -141,11 +141,24 @@ pub struct ClientStats {
     /// Unix seconds.
     pub connect_ts: i64,
     pub sample_rate: u8,
+    pub deflate: bool,
+    pub snappy: bool,
     pub user_agent: String,
     pub topology_zone: String,
     pub topology_region: String,
     /// Messages published per topic, sorted by topic.
     pub pub_counts: Vec<(String, u64)>,
+    /// `None` for a connection without TLS.
+    pub tls: Option<ClientTls>,
+}
+
+/// TLS of one connection.
+#[derive(Debug, Clone)]
+pub struct ClientTls {
+    /// `TLS1.2` or `TLS1.3`.
+    pub version: &'static str,
+    /// The suite by its IANA name (K45).
+    pub cipher_suite: String,
 }
 
 /// What does not change while the process runs, or changes rarely.

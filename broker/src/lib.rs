@@ -20,3 +20,4 @@ mod settings;
 mod shard;
 mod shared;
 mod storage;
+mod tls;

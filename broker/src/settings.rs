@@ -20,8 +20,8 @@ const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
 /// One read-ahead.
 const READ_BYTES: u32 = 512 * 1024;
 
-/// What the shards need.
-pub(crate) fn settings(config: &Config) -> Settings {
+/// What the shards need, given the bound port of HTTPS.
+pub(crate) fn settings(config: &Config, https_port: u16) -> Settings {
     let limits = &config.limits;
     let timeouts = &config.timeouts;
     let cache = config.shards.mem_limit.unwrap_or(CACHE_BYTES) / config.shards.count as u64;
@@ -50,6 +50,8 @@ pub(crate) fn settings(config: &Config) -> Settings {
         spin: config.shards.spin,
         auth_required: !config.security.auth_http_addresses.is_empty(),
         tls_required: config.security.tls.required != TlsRequired::No,
+        https_only: (config.security.tls.required == TlsRequired::Yes).then_some(https_port),
+        compression: limits.compression,
         version: nsq_cli::VERSION.to_owned(),
         topology_region: config.identity.topology_region.clone(),
         topology_zone: config.identity.topology_zone.clone(),

@@ -14,7 +14,8 @@ use nsq_log::LogConfig;
 use nsq_proto::{IdentifyLimits, IdentifyReply, IdentifyRequest, Limits};
 
 use crate::clock::Clock;
-use crate::config::{RuntimeChange, RuntimeConfig};
+use crate::config::{Compression, RuntimeChange, RuntimeConfig};
+use crate::conn;
 use crate::control::ControlSender;
 use crate::gateway::BrokerInfo;
 use crate::mailbox::Mailbox;
@@ -51,8 +52,12 @@ pub(crate) struct Settings {
     pub(crate) spin: Duration,
     /// Authorization is asked for and cannot be had yet: refuse.
     pub(crate) auth_required: bool,
-    /// TLS is required and cannot be had yet: refuse.
+    /// TLS is required of the TCP protocol.
     pub(crate) tls_required: bool,
+    /// TLS is required of HTTP as well: the port of HTTPS, 0 where there is none.
+    pub(crate) https_only: Option<u16>,
+    /// What compression clients may negotiate.
+    pub(crate) compression: Compression,
     /// Version as IDENTIFY and `/info` show it.
     pub(crate) version: String,
     /// `--topology-region`.
@@ -81,18 +86,27 @@ impl Settings {
     }
 
     /// The JSON that answers a negotiating IDENTIFY.
-    pub(crate) fn identify_reply(&self, request: &IdentifyRequest) -> String {
+    pub(crate) fn identify_reply(
+        &self,
+        request: &IdentifyRequest,
+        upgrades: &conn::Upgrades,
+    ) -> String {
+        let (snappy, deflate) = match upgrades.compression {
+            Some(conn::Compression::Snappy) => (true, None),
+            Some(conn::Compression::Deflate(level)) => (false, Some(level)),
+            None => (false, None),
+        };
         let level_max = self.identify.max_deflate_level;
         IdentifyReply {
             max_rdy_count: self.limits.ready_count_max,
             version: &self.version,
             max_msg_timeout: millis(self.identify.max_msg_timeout),
             msg_timeout: millis(request.msg_timeout),
-            tls_v1: false,
-            deflate: false,
-            deflate_level: level_max.min(6),
+            tls_v1: upgrades.tls.is_some(),
+            deflate: deflate.is_some(),
+            deflate_level: deflate.unwrap_or_else(|| level_max.min(6)),
             max_deflate_level: level_max,
-            snappy: false,
+            snappy,
             sample_rate: request.sample_rate,
             auth_required: self.auth_required,
             output_buffer_size: request.output_buffer_size,

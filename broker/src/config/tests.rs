@@ -481,17 +481,13 @@ fn statsd_prefix_names_the_host() {
 fn settings_without_effect_are_warned_about() {
     let args = [
         "-auth-http-address=a:1",
-        "-deflate=true",
         "-e2e-processing-latency-percentile=0.5",
         "-enable-experiment=topology-aware-consumption",
         "-http-address=/run/nsqd.sock",
-        "-https-address=:1",
         "-lookupd-tcp-address=a:1",
         "-queue-scan-selection-count=1",
         "-segment-io=direct",
-        "-snappy",
         "-statsd-address=a:1",
-        "-tls-min-version=tls1.2",
         "-topology-region=r",
         "-topology-zone=z",
         "-worker-id=5",
@@ -535,47 +531,77 @@ fn old_worker_ids_are_accepted() {
     }
 }
 
-#[test]
-fn tls_files_are_checked_and_policy_forces_tls() {
-    let directory = tempfile::tempdir().expect("temporary directory");
+/// Paths of a certificate, its key, another key, and an empty file.
+fn tls_files(directory: &std::path::Path) -> [String; 4] {
     let write = |name: &str, text: &str| {
-        let path = directory.path().join(name);
+        let path = directory.join(name);
         fs::write(&path, text).expect("write");
         path.display().to_string()
     };
-    let certificate = write("cert.pem", "-----BEGIN CERTIFICATE-----\nAA==\n");
-    let key = write("key.pem", "-----BEGIN EC PRIVATE KEY-----\nAA==\n");
-    let cert_arg = format!("-tls-cert={certificate}");
-    let swapped = format!("-tls-key={certificate}");
-    assert_eq!(
-        refusal(&[&cert_arg, &swapped]),
-        "failed to build TLS config - tls: failed to find any PEM data in key input"
-    );
-    let key_arg = format!("-tls-key={key}");
-    let ca_arg = format!("-tls-root-ca-file={key}");
-    assert_eq!(
-        refusal(&[&cert_arg, &key_arg, &ca_arg]),
-        "failed to build TLS config - failed to append certificate to pool"
-    );
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("made");
+    let other = rcgen::KeyPair::generate().expect("made");
+    [
+        write("cert.pem", &made.cert.pem()),
+        write("key.pem", &made.signing_key.serialize_pem()),
+        write("other.pem", &other.serialize_pem()),
+        write("empty.pem", ""),
+    ]
+}
+
+#[test]
+fn tls_files_are_checked() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let [certificate, key, other, empty] = &tls_files(directory.path());
+    let switched = "tls: failed to find certificate PEM data in certificate input, but did find a \
+                    private key; PEM inputs may have been switched";
+    let no_key = "tls: found a certificate rather than a key in the PEM for the private key";
+    let nothing = |what: &str| format!("tls: failed to find any PEM data in {what} input");
+    let mismatch = "tls: private key does not match public key";
+    for (cert, key, ca, expected) in [
+        (certificate, certificate, None, no_key.to_owned()),
+        (key, key, None, switched.to_owned()),
+        (empty, key, None, nothing("certificate")),
+        (certificate, empty, None, nothing("key")),
+        (certificate, other, None, mismatch.to_owned()),
+        (
+            certificate,
+            key,
+            Some(key),
+            "failed to append certificate to pool".to_owned(),
+        ),
+    ] {
+        let mut args = vec![format!("-tls-cert={cert}"), format!("-tls-key={key}")];
+        args.extend(ca.map(|ca| format!("-tls-root-ca-file={ca}")));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        assert_eq!(
+            refusal(&args),
+            format!("failed to build TLS config - {expected}")
+        );
+    }
+}
+
+#[test]
+fn a_client_auth_policy_forces_tls() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let [certificate, key, ..] = tls_files(directory.path());
     let config = config(&[
-        &cert_arg,
-        &key_arg,
+        &format!("-tls-cert={certificate}"),
+        &format!("-tls-key={key}"),
+        &format!("-tls-root-ca-file={certificate}"),
         "-tls-client-auth-policy=require-verify",
+        "-tls-min-version=tls1.1",
     ]);
+    let security = &config.security;
+    assert!(security.tls_server.is_some());
     assert_eq!(
-        config.security.tls.client_auth_policy,
+        security.tls.client_auth_policy,
         ClientAuthPolicy::RequireVerify
     );
-    assert_eq!(config.security.tls.required, TlsRequired::Yes);
+    assert_eq!(security.tls.required, TlsRequired::Yes);
     assert_eq!(get(&config, "tls_required"), "2");
-    let required = config
-        .warnings
-        .iter()
-        .find(|line| line.starts_with("--tls-required"));
-    assert!(
-        required.is_some_and(|line| line.contains("will be refused")),
-        "{:?}",
-        config.warnings
+    assert_eq!(
+        config.warnings,
+        ["--tls-min-version has no effect: TLS 1.2 is the oldest version spoken"]
     );
 }
 

@@ -1,7 +1,7 @@
 //! Settings that are accepted although what they ask for does not exist (yet).
 //!
 //! Each that is in use costs its user one warning at start. Where silence could be taken for
-//! safety (TLS, authorization) the broker refuses service instead of being open.
+//! safety (authorization) the broker refuses service instead of being open.
 
 use nsq_cli::Settings;
 
@@ -19,10 +19,6 @@ const UNREADY: &[(&str, &str)] = &[
         "topology-aware consumption is not implemented yet",
     ),
     (
-        "https-address",
-        "HTTPS is not implemented yet, nothing will listen there",
-    ),
-    (
         "lookupd-tcp-address",
         "registration with nsqlookupd is not implemented yet",
     ),
@@ -32,12 +28,6 @@ const UNREADY: &[(&str, &str)] = &[
     ("statsd-mem-stats", STATSD),
     ("statsd-prefix", STATSD),
     ("statsd-udp-packet-size", STATSD),
-    ("tls-cert", TLS),
-    ("tls-client-auth-policy", TLS),
-    ("tls-key", TLS),
-    ("tls-min-version", TLS),
-    ("tls-required", TLS_REQUIRED),
-    ("tls-root-ca-file", TLS),
     (
         "topology-region",
         "topology-aware consumption is not implemented yet",
@@ -53,24 +43,23 @@ const UNREADY: &[(&str, &str)] = &[
 
 const AUTH: &str =
     "authorization is not implemented yet, clients will be refused rather than let in unchecked";
+/// TLS 1.2 as TLS numbers it.
+const TLS12: i64 = 0x0303;
+
 const E2E: &str = "end-to-end latency is not implemented yet";
 const SCAN: &str = "timeouts and deferrals have timers of their own, queues are not scanned";
 const STATSD: &str = "statsd is not implemented yet, nothing will be sent";
-const TLS: &str = "TLS is not implemented yet, clients that ask for it will be told so";
-const TLS_REQUIRED: &str =
-    "TLS is not implemented yet, clients will be refused rather than served in plain text";
 
 /// One line per setting in use that has no effect.
 pub(super) fn warnings(settings: &Settings) -> Vec<String> {
     let changed = UNREADY.iter().filter(|(flag, _)| settings.is_changed(flag));
     let mut lines: Vec<String> = changed.map(|(flag, reason)| line(flag, reason)).collect();
-    for flag in ["deflate", "snappy"] {
-        if settings.is_given(flag) && settings.bool(flag) {
-            lines.push(line(
-                flag,
-                "compression is not implemented yet, it will not be negotiated",
-            ));
-        }
+    let min_version = settings.int("tls-min-version");
+    if settings.is_changed("tls-min-version") && min_version < TLS12 {
+        lines.push(line(
+            "tls-min-version",
+            "TLS 1.2 is the oldest version spoken",
+        ));
     }
     for flag in ["tcp-address", "http-address"] {
         if settings.string(flag).contains('/') {

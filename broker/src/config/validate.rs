@@ -3,13 +3,14 @@
 //! Order: first what the reference checks, in its order and words, then what it found out only
 //! later by crashing or hanging, then the addresses, where the reference would begin to listen.
 
-use std::fs;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use nsq_cli::{Level, Settings, Value, errno_text, format_duration};
+use nsq_cli::{Level, Settings, Value, format_duration};
+use rustls::ServerConfig;
 
 use super::{
     Address, AuthMethod, ClientAuthPolicy, Compression, Config, Durability, Identity, Limits,
@@ -93,7 +94,8 @@ fn security(settings: &mut Settings) -> Checked<Security> {
     if client_auth_policy != ClientAuthPolicy::None && settings.int("tls-required") == 0 {
         settings.set("tls-required", Value::Int(2));
     }
-    let tls = tls(settings, client_auth_policy)?;
+    let tls = tls(settings, client_auth_policy);
+    let tls_server = tls_server(&tls)?;
     let auth_http_method = match settings.string("auth-http-request-method") {
         "get" => AuthMethod::Get,
         "post" => AuthMethod::Post,
@@ -102,12 +104,13 @@ fn security(settings: &mut Settings) -> Checked<Security> {
     let auth_http_addresses = settings.list("auth-http-address").to_vec();
     Ok(Security {
         tls,
+        tls_server,
         auth_http_addresses,
         auth_http_method,
     })
 }
 
-fn tls(settings: &Settings, client_auth_policy: ClientAuthPolicy) -> Checked<Tls> {
+fn tls(settings: &Settings, client_auth_policy: ClientAuthPolicy) -> Tls {
     let path = |flag| {
         Some(settings.string(flag))
             .filter(|text| !text.is_empty())
@@ -120,61 +123,27 @@ fn tls(settings: &Settings, client_auth_policy: ClientAuthPolicy) -> Checked<Tls
         1 => TlsRequired::ExceptHttp,
         _ => TlsRequired::Yes,
     };
-    let has_certificate = cert.is_some() || key.is_some();
-    if has_certificate {
-        let empty = || PathBuf::new();
-        let files = [(cert.clone(), "certificate"), (key.clone(), "key")];
-        for (file, what) in files {
-            let text = read(&file.unwrap_or_else(empty)).map_err(StartupError::Tls)?;
-            if !holds_pem(
-                &text,
-                if what == "key" {
-                    "PRIVATE KEY"
-                } else {
-                    "CERTIFICATE"
-                },
-            ) {
-                let reason = format!("tls: failed to find any PEM data in {what} input");
-                return Err(StartupError::Tls(reason));
-            }
-        }
-        root_ca(root_ca_file.as_deref()).map_err(StartupError::Tls)?;
-    }
-    if !has_certificate && required != TlsRequired::No {
-        return Err(StartupError::TlsRequiredWithoutCertificate);
-    }
-    root_ca(root_ca_file.as_deref()).map_err(StartupError::ClientTls)?;
     let min_version = u16::try_from(settings.int("tls-min-version")).expect("a TLS version");
-    Ok(Tls {
+    Tls {
         cert,
         key,
         root_ca_file,
         client_auth_policy,
         required,
         min_version,
-    })
-}
-
-fn root_ca(path: Option<&Path>) -> Result<(), String> {
-    let Some(path) = path else { return Ok(()) };
-    if holds_pem(&read(path)?, "CERTIFICATE") {
-        return Ok(());
     }
-    Err("failed to append certificate to pool".to_owned())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|error| format!("open {}: {}", path.display(), errno_text(&error)))
-}
-
-/// Whether there is a PEM block whose label ends so (keys are `RSA PRIVATE KEY` and the like).
-fn holds_pem(text: &[u8], label_end: &str) -> bool {
-    let ending = format!("{label_end}-----");
-    String::from_utf8_lossy(text).lines().any(|line| {
-        line.trim_end()
-            .strip_prefix("-----BEGIN ")
-            .is_some_and(|label| label.ends_with(&ending))
-    })
+/// Reads the certificates, in the order in which the reference complains about them.
+fn tls_server(tls: &Tls) -> Checked<Option<Arc<ServerConfig>>> {
+    let server = crate::tls::server_config(tls).map_err(StartupError::Tls)?;
+    if server.is_none() && tls.required != TlsRequired::No {
+        return Err(StartupError::TlsRequiredWithoutCertificate);
+    }
+    if let Some(path) = &tls.root_ca_file {
+        crate::tls::root_store(path).map_err(StartupError::ClientTls)?;
+    }
+    Ok(server)
 }
 
 fn metrics(settings: &Settings) -> Checked<Metrics> {

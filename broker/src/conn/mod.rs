@@ -8,12 +8,13 @@
 //! * replies leave in command order: a reply that must wait (a publish that is not committed yet)
 //!   holds back every reply after it, but neither heartbeats nor messages;
 //! * `input` is bounded by the largest command body plus one receive buffer: above that the shard
-//!   stops receiving;
+//!   stops receiving and decoding;
 //! * a connection in [`Phase::Lingering`] has sent everything it ever will;
 //! * while `receive` is not [`Receive::Off`] the ring holds the socket: the connection cannot move.
 
 mod output;
 mod replies;
+mod transport;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use nsq_proto::{SessionState, TopicName};
 
 pub(crate) use output::{Flush, Output};
 pub(crate) use replies::{PublishVerb, Replies, Ticket, error_frame, response_frame};
+pub(crate) use transport::{Compression, Decoded, LayerError, TlsLayer, Transport, Upgrades};
 
 /// Where a connection is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +74,8 @@ pub(crate) enum Hold {
     Congestion,
     /// Until a change of the catalogue (a SUB that created its channel) is on disk.
     Change,
+    /// Until the layers that an IDENTIFY was granted are in place.
+    Upgrade,
     /// Until the ring has let go of the socket: the connection is on its way to another shard.
     Moving(usize),
 }
@@ -199,7 +203,9 @@ pub(crate) struct Connection {
     pub(crate) phase: Phase,
     pub(crate) session: SessionState,
     pub(crate) hold: Hold,
-    /// Received and not yet understood.
+    /// TLS and compression, if there are any.
+    pub(crate) transport: Transport,
+    /// Received, decoded and not yet understood.
     pub(crate) input: BytesMut,
     /// Bytes that `input` must hold before it is worth looking again.
     pub(crate) needed: usize,
@@ -229,6 +235,7 @@ impl Connection {
             phase: Phase::Magic,
             session: SessionState::Init,
             hold: Hold::None,
+            transport: Transport::default(),
             input: BytesMut::new(),
             needed: 4,
             receive: Receive::Off,
@@ -260,6 +267,17 @@ impl Connection {
 
     /// Everything that was asked has been answered and sent.
     pub(crate) fn is_answered(&self) -> bool {
-        self.replies.is_empty() && self.output.is_empty()
+        self.replies.is_empty() && self.output.is_empty() && self.transport.is_flushed()
+    }
+
+    /// The connection was upgraded to TLS. Constant once commands are served again.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.transport.tls().is_some()
+    }
+
+    /// The common name of the client's certificate, if it sent one.
+    #[expect(dead_code, reason = "for AUTH")]
+    pub(crate) fn common_name(&self) -> Option<&str> {
+        self.transport.tls()?.common_name.as_deref()
     }
 }

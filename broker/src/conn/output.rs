@@ -88,6 +88,42 @@ impl Output {
         }
     }
 
+    /// Lends what is queued, `limit` bytes of it at most, and takes it out of the queue.
+    pub(crate) fn take<T>(&mut self, limit: usize, encode: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
+        self.seal();
+        let mut slices = [IoSlice::new(&[]); SLICES_PER_SEND];
+        let (mut count, mut bytes) = (0, 0);
+        for frames in self.queue.iter().take(SLICES_PER_SEND) {
+            let part = frames.len().min(limit - bytes);
+            slices[count] = IoSlice::new(&frames[..part]);
+            count += 1;
+            bytes += part;
+            if bytes == limit {
+                break;
+            }
+        }
+        let taken = encode(&slices[..count]);
+        self.consume(bytes);
+        taken
+    }
+
+    /// Drops what is queued.
+    pub(crate) fn clear(&mut self) {
+        self.queue.clear();
+        self.tail.clear();
+        self.bytes = 0;
+    }
+
+    /// The socket took something.
+    pub(crate) fn on_sent(&mut self) {
+        self.woken = false;
+    }
+
+    /// The socket takes no more for now.
+    pub(crate) fn on_refused(&mut self) {
+        self.blocked = true;
+    }
+
     /// Sends until everything is gone or the socket takes no more.
     ///
     /// # Errors
@@ -109,11 +145,11 @@ impl Output {
             match sent {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(sent) => {
-                    self.woken = false;
+                    self.on_sent();
                     self.consume(sent);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.blocked = true;
+                    self.on_refused();
                     return Ok(Flush::Blocked);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -9,7 +9,7 @@
 //! - A connection whose request was not read to its end is closed after the answer.
 //! - Publishes are never written to the access log.
 //!
-//! Not here: listening, idle timeouts (the stream's), TLS, and what the numbers mean.
+//! Not here: listening, idle timeouts (the stream's), and what the numbers mean.
 
 mod admin;
 mod body;
@@ -19,6 +19,7 @@ mod linger;
 mod pprof;
 mod publish;
 mod routes;
+mod secure;
 mod stats;
 mod stats_json;
 mod stats_text;
@@ -28,6 +29,7 @@ mod tests;
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::header::{EXPECT, HOST};
 use http::{Method, StatusCode, Version};
@@ -35,11 +37,13 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use nsq_cli::format_duration;
 use nsq_http::{query, response};
+use rustls::ServerConfig;
 
 use self::body::{BodyError, RequestBody};
 use self::linger::LingeringStream;
 use self::response::{ApiError, Response};
 use self::routes::{Endpoint, Routed};
+use self::secure::TlsStream;
 use crate::gateway::Broker;
 
 /// Longest request head, and most that is read from the socket at once.
@@ -47,13 +51,28 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Most of an unwanted body that is read to keep the connection.
 const UNWANTED_BODY_BYTES_MAX: u64 = 1 << 20;
 
-/// Serves one connection until it ends; `remote` is the peer's address for the access log.
+/// Serves one HTTPS connection until it ends: the handshake, then the whole API.
+pub async fn serve_tls<S, B>(stream: S, config: Arc<ServerConfig>, remote: String, broker: B)
+where
+    S: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+    B: Broker,
+{
+    match TlsStream::accept(stream, config).await {
+        Ok(stream) => serve_connection(stream, remote, broker, None).await,
+        Err(error) => broker.log_warning(format_args!(
+            "http: TLS handshake error from {remote}: {error}"
+        )),
+    }
+}
+
+/// Serves one connection until it ends; `remote` is the peer's address for the access log. With
+/// `https_only` every request is referred to HTTPS on that port.
 ///
 /// The stream's `poll_shutdown` must close its write side only: what the peer still sends is read
 /// after it, so that the last answer is not lost to a reset.
 ///
 /// *Cancellation:* dropping the future drops the stream and whatever request is under way.
-pub async fn serve_connection<S, B>(stream: S, remote: String, broker: B)
+pub async fn serve_connection<S, B>(stream: S, remote: String, broker: B, https_only: Option<u16>)
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
     B: Broker,
@@ -63,6 +82,7 @@ where
     let door = Door {
         broker,
         remote,
+        https_only,
         has_unread_body,
     };
     let connection = hyper::server::conn::http1::Builder::new()
@@ -79,6 +99,8 @@ where
 struct Door<B> {
     broker: B,
     remote: String,
+    /// TLS is required, and this connection has none: the port of HTTPS.
+    https_only: Option<u16>,
     /// The last answer went out before the body of its request was read.
     has_unread_body: Rc<Cell<bool>>,
 }
@@ -119,6 +141,9 @@ impl<B: Broker> Door<B> {
         head: &http::request::Parts,
         body: &mut RequestBody,
     ) -> (Response, bool) {
+        if let Some(port) = self.https_only {
+            return (secure::tls_required(port), false);
+        }
         if head.version == Version::HTTP_11 && !head.headers.contains_key(HOST) {
             return (
                 response::malformed("400 Bad Request: missing required Host header"),

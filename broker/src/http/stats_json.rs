@@ -67,6 +67,7 @@ fn channel(entry: &ChannelEntry, has_clients: bool) -> Channel<'_> {
 }
 
 fn client(stats: &ClientStats) -> Client<'_> {
+    let tls = stats.tls.as_ref();
     Client {
         client_id: &stats.client_id,
         hostname: &stats.hostname,
@@ -80,17 +81,17 @@ fn client(stats: &ClientStats) -> Client<'_> {
         requeue_count: stats.requeue_count,
         connect_ts: stats.connect_ts,
         sample_rate: stats.sample_rate,
-        deflate: false,
-        snappy: false,
+        deflate: stats.deflate,
+        snappy: stats.snappy,
         user_agent: &stats.user_agent,
         topology_zone: &stats.topology_zone,
         topology_region: &stats.topology_region,
         pub_counts: &stats.pub_counts,
-        tls: false,
-        tls_cipher_suite: "",
-        tls_version: "",
+        tls: tls.is_some(),
+        tls_cipher_suite: tls.map_or("", |tls| &tls.cipher_suite),
+        tls_version: tls.map_or("", |tls| tls.version),
         tls_negotiated_protocol: "",
-        tls_negotiated_protocol_is_mutual: false,
+        tls_negotiated_protocol_is_mutual: tls.is_some(),
     }
 }
 
@@ -158,7 +159,7 @@ struct Client<'a> {
     #[serde(serialize_with = "pub_counts", skip_serializing_if = "<[_]>::is_empty")]
     pub_counts: &'a [(String, u64)],
     tls: bool,
-    tls_cipher_suite: &'static str,
+    tls_cipher_suite: &'a str,
     tls_version: &'static str,
     tls_negotiated_protocol: &'static str,
     tls_negotiated_protocol_is_mutual: bool,

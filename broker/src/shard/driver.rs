@@ -134,12 +134,18 @@ impl Driver {
     }
 
     fn spawn_http(&self, runnable: &Arc<Runnable>) {
-        for (key, remote) in self.cell.with(Shard::take_new_http) {
-            let stream = HttpStream::new(self.cell.clone(), key);
+        for new in self.cell.with(Shard::take_new_http) {
+            let stream = HttpStream::new(self.cell.clone(), new.key);
             let gateway = Gateway::new(self.cell.clone(), Arc::clone(&self.shared));
-            let task = http::serve_connection(stream, remote, gateway);
+            let https_only = self.shared.settings.https_only;
             runnable.set();
-            glommio::spawn_local(Tracked::new(task, Arc::clone(runnable))).detach();
+            if let Some(config) = new.tls {
+                let task = http::serve_tls(stream, config, new.remote, gateway);
+                glommio::spawn_local(Tracked::new(task, Arc::clone(runnable))).detach();
+            } else {
+                let task = http::serve_connection(stream, new.remote, gateway, https_only);
+                glommio::spawn_local(Tracked::new(task, Arc::clone(runnable))).detach();
+            }
         }
     }
 }

@@ -23,6 +23,7 @@ enum Next {
     Nothing,
     Close,
     Linger,
+    Upgrade,
     Move(usize),
     Resume,
 }
@@ -66,10 +67,16 @@ impl Shard {
             .output
             .with_tail(|tail| connection.replies.drain_ready(tail));
         let was_blocked = connection.output.is_blocked();
-        let unsent = connection.output.len();
+        let ending = matches!(connection.phase, Phase::Closing { .. });
+        let ending = ending && connection.replies.is_empty();
+        let mut took_some = false;
         let flushed = connection
-            .output
-            .flush(|slices| send_vectored(fd.as_fd(), slices));
+            .transport
+            .flush(&mut connection.output, ending, |slices| {
+                let sent = send_vectored(fd.as_fd(), slices)?;
+                took_some |= sent > 0;
+                Ok(sent)
+            });
         // A connection that moves below takes the socket along.
         drop(fd);
         match flushed {
@@ -82,7 +89,6 @@ impl Shard {
                 return;
             }
             Ok(Flush::Blocked) => {
-                let took_some = connection.output.len() < unsent;
                 let needs_deadline = took_some || connection.timers.write.is_none();
                 // While the ring lets go of the socket nothing may be asked of it; when it has,
                 // the output is flushed again.
@@ -107,6 +113,7 @@ impl Shard {
             Next::Nothing => {}
             Next::Close => self.close_socket(key),
             Next::Linger => self.linger(key),
+            Next::Upgrade => self.upgrade(key),
             Next::Move(to) => self.finish_move(key, to),
             Next::Resume => self.release(key, Hold::Replies),
         }
@@ -182,8 +189,14 @@ fn next_step(connection: &Connection) -> Next {
     match (connection.phase, connection.hold) {
         (Phase::Closing { linger: false }, _) if connection.is_answered() => Next::Close,
         (Phase::Closing { linger: true }, _) if connection.is_answered() => Next::Linger,
+        (Phase::Serving, Hold::Upgrade) if is_upgrade_due(connection) => Next::Upgrade,
         (Phase::Serving, Hold::Moving(to)) if connection.receive == Receive::Off => Next::Move(to),
         (Phase::Serving, Hold::Replies) if connection.replies.is_empty() => Next::Resume,
         _ => Next::Nothing,
     }
+}
+
+/// What was to be sent before the next layer is sent.
+fn is_upgrade_due(connection: &Connection) -> bool {
+    connection.transport.is_upgrade_due() && connection.is_answered()
 }

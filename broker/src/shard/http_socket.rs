@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use nix::sys::socket::{Shutdown, shutdown};
 use nsq_core::{Deadline, Now, TimerKey};
+use rustls::ServerConfig;
 
 use super::cell::ShardCell;
 use super::socket::RingOp;
@@ -31,6 +33,8 @@ const HTTP_IDLE: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub(crate) struct HttpSocket {
     pub(super) remote: String,
+    /// For an HTTPS connection that has no task yet.
+    tls: Option<Arc<ServerConfig>>,
     pub(super) receive: Receive,
     inbox: BytesMut,
     eof: bool,
@@ -45,9 +49,10 @@ pub(crate) struct HttpSocket {
 }
 
 impl HttpSocket {
-    pub(super) fn new(remote: String, now: Now) -> Self {
+    pub(super) fn new(remote: String, now: Now, tls: Option<Arc<ServerConfig>>) -> Self {
         Self {
             remote,
+            tls,
             receive: Receive::Off,
             inbox: BytesMut::new(),
             eof: false,
@@ -59,6 +64,14 @@ impl HttpSocket {
             write_woken: false,
         }
     }
+}
+
+/// An HTTP connection that was accepted and has no task yet.
+pub(crate) struct NewHttp {
+    pub(crate) key: SocketKey,
+    pub(crate) remote: String,
+    /// Certificates, if it is to be HTTPS.
+    pub(crate) tls: Option<Arc<ServerConfig>>,
 }
 
 impl Shard {
@@ -126,11 +139,17 @@ impl Shard {
     }
 
     /// HTTP connections that were accepted and have no task yet.
-    pub(crate) fn take_new_http(&mut self) -> Vec<(SocketKey, String)> {
+    pub(crate) fn take_new_http(&mut self) -> Vec<NewHttp> {
         let keys = std::mem::take(&mut self.new_http);
-        keys.into_iter()
-            .filter_map(|key| self.http(key).map(|http| (key, http.remote.clone())))
-            .collect()
+        let new = |key| {
+            let http = self.http(key)?;
+            Some(NewHttp {
+                key,
+                remote: http.remote.clone(),
+                tls: http.tls.take(),
+            })
+        };
+        keys.into_iter().filter_map(new).collect()
     }
 
     fn poll_http_read(

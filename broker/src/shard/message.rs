@@ -6,12 +6,14 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use nsq_core::{Now, TopicKey};
 use nsq_log::{Op, Token};
 use nsq_proto::TopicName;
+use rustls::ServerConfig;
 
 use crate::conn::{Connection, Ticket};
 use crate::gateway::{AdminError, AdminRequest, StatsFilter};
@@ -116,6 +118,8 @@ pub(crate) enum ShardMessage {
         /// The outcome.
         result: io::Result<Option<OwnedFd>>,
     },
+    /// Certificates for the TLS connections of the future.
+    Certificates(Arc<ServerConfig>),
     /// Every shard is ready: start to accept connections.
     Serve,
     /// Stop cleanly.

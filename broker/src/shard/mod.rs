@@ -18,6 +18,7 @@ pub(crate) mod driver;
 mod effects;
 mod flush;
 mod http_socket;
+mod layers;
 pub(crate) mod logs;
 pub(crate) mod message;
 mod movement;
@@ -38,6 +39,7 @@ use nsq_core::{Effect, Now, Shard as Core, TopicKey};
 use nsq_log::{LogEvent, Token};
 use nsq_proto::TopicName;
 use rustc_hash::FxHashMap;
+use rustls::ServerConfig;
 use slotmap::{SecondaryMap, SlotMap};
 
 use crate::clock::Clock;
@@ -73,6 +75,8 @@ pub(crate) struct Shard {
     shared: Arc<Shared>,
     clock: Clock,
     now: Now,
+    /// Certificates for connections that are yet to ask for TLS; `None` without any.
+    tls: Option<Arc<ServerConfig>>,
     core: Core,
     sockets: SlotMap<SocketKey, Socket>,
     topics: SecondaryMap<TopicKey, TopicState>,
@@ -88,6 +92,10 @@ pub(crate) struct Shard {
     flush_queue: Vec<SocketKey>,
     /// Sockets that said they have room to send, and had none.
     misled: Vec<SocketKey>,
+    /// Connections with more received than they may decode in one turn.
+    undecoded: Vec<SocketKey>,
+    /// Steps of TLS handshakes that may be taken in this turn.
+    handshakes_left: usize,
     /// Connections whose commands wait for [`crate::conn::Hold::Congestion`] to pass.
     congested: Vec<SocketKey>,
     outboxes: Vec<Outbox>,
@@ -127,6 +135,7 @@ impl Shard {
             shared,
             clock,
             now,
+            tls: None,
             sockets: SlotMap::with_key(),
             topics: SecondaryMap::new(),
             open_logs: Vec::new(),
@@ -136,6 +145,8 @@ impl Shard {
             work: 0,
             flush_queue: Vec::new(),
             misled: Vec::new(),
+            undecoded: Vec::new(),
+            handshakes_left: layers::HANDSHAKES_PER_TURN,
             congested: Vec::new(),
             outboxes: (0..shards).map(|_| Outbox::default()).collect(),
             changes: Vec::new(),
@@ -170,6 +181,7 @@ impl Shard {
 
     /// Everything that happens once per turn, after input was applied.
     pub(crate) fn finish_turn(&mut self) {
+        self.resume_undecoded();
         self.core.advance(self.now);
         self.apply_effects();
         self.resume_congested();
@@ -238,6 +250,7 @@ impl Shard {
                 token,
                 result,
             } => self.on_stored(topic, token, result),
+            ShardMessage::Certificates(config) => self.tls = Some(config),
             ShardMessage::Serve => self.serve_clients(),
             ShardMessage::Stop => self.begin_stop(),
         }

@@ -18,9 +18,10 @@ use crate::ring::Completion;
 /// Listener tags.
 pub(super) const TCP_LISTENER: u32 = 0;
 pub(super) const HTTP_LISTENER: u32 = 1;
+pub(super) const HTTPS_LISTENER: u32 = 2;
 
 /// Bytes that may stand in a connection's input beyond what its command needs.
-const INPUT_SLACK: usize = 128 * 1024;
+pub(super) const INPUT_SLACK: usize = 128 * 1024;
 /// Bytes thrown away from a connection that lingers after a fatal error.
 const DISCARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -49,6 +50,7 @@ impl Shard {
     pub(super) fn serve_clients(&mut self) {
         self.ring_ops.push(RingOp::Accept(TCP_LISTENER));
         self.ring_ops.push(RingOp::Accept(HTTP_LISTENER));
+        self.ring_ops.push(RingOp::Accept(HTTPS_LISTENER));
         self.schedule_housekeeping();
     }
 
@@ -63,8 +65,9 @@ impl Shard {
         }
         let remote = peer.to_string();
         let fd = Rc::new(OwnedFd::from(stream));
-        let key = if tag == HTTP_LISTENER {
-            let http = HttpSocket::new(remote, self.now);
+        let key = if tag != TCP_LISTENER {
+            let tls = (tag == HTTPS_LISTENER).then(|| self.tls.clone()).flatten();
+            let http = HttpSocket::new(remote, self.now, tls);
             let protocol = Protocol::Http(Box::new(http));
             let key = self.sockets.insert(Socket { fd, protocol });
             self.new_http.push(key);
@@ -104,7 +107,11 @@ impl Shard {
         if self.stopping.is_some() {
             return;
         }
-        let name = if tag == HTTP_LISTENER { "HTTP" } else { "TCP" };
+        let name = match tag {
+            TCP_LISTENER => "TCP",
+            HTTP_LISTENER => "HTTP",
+            _ => "HTTPS",
+        };
         self.shared.logger.error(format_args!(
             "{name}: accept failed, trying again in a second - {error}"
         ));
@@ -144,7 +151,9 @@ impl Shard {
             Phase::Closing { .. } => return,
             Phase::Magic | Phase::Serving => {}
         }
-        let direct = connection.phase == Phase::Serving
+        let plain = connection.transport.is_plain();
+        let direct = plain
+            && connection.phase == Phase::Serving
             && connection.input.is_empty()
             && connection.hold == Hold::None;
         if direct {
@@ -156,7 +165,11 @@ impl Shard {
                 connection.input.extend_from_slice(&data[taken..]);
             }
         } else {
-            connection.input.extend_from_slice(data);
+            if plain {
+                connection.input.extend_from_slice(data);
+            } else {
+                connection.transport.receive(data);
+            }
             self.serve_input(key);
         }
         self.settle_receive(key);
@@ -167,7 +180,8 @@ impl Shard {
         let Some(connection) = connection_mut(&mut self.sockets, key) else {
             return;
         };
-        let room = connection.input.len() < connection.needed + INPUT_SLACK;
+        let room = connection.input.len() < connection.needed + INPUT_SLACK
+            && connection.transport.has_room();
         let moving = matches!(connection.hold, Hold::Moving(_));
         match connection.receive {
             Receive::On if !room || moving => {

@@ -12,6 +12,7 @@ use nsq_proto::{
 };
 
 use super::change::ChangeDone;
+use super::layers::grant;
 use super::publish::{ConnectionPublish, REMOTE_BYTES_MAX, connection_mut};
 use super::{Shard, SocketKey};
 use crate::conn::{
@@ -86,8 +87,21 @@ impl Shard {
         }
     }
 
-    /// Takes the commands that stand in the connection's own buffer.
+    /// Takes the commands that stand in the connection's own buffer, and what its layers still hold.
     pub(super) fn serve_input(&mut self, key: SocketKey) {
+        let Some(connection) = connection_mut(&mut self.sockets, key) else {
+            return;
+        };
+        if connection.transport.is_plain() {
+            self.serve_plain(key);
+            self.settle_eof(key);
+        } else {
+            self.serve_layered(key);
+        }
+    }
+
+    /// Takes the commands that stand in the connection's own buffer.
+    pub(super) fn serve_plain(&mut self, key: SocketKey) {
         let Some(connection) = connection_mut(&mut self.sockets, key) else {
             return;
         };
@@ -105,7 +119,6 @@ impl Shard {
                 connection.input = input;
             }
         }
-        self.settle_eof(key);
     }
 
     fn take_magic(&mut self, key: SocketKey) {
@@ -384,8 +397,12 @@ impl Shard {
         self.shared
             .logger
             .info(format_args!("[{}] IDENTIFY: {shown}", connection.remote));
+        let upgrades = match grant(&request, connection, settings, self.tls.as_ref()) {
+            Ok(upgrades) => upgrades,
+            Err(error) => return Flow::Fail(error),
+        };
         let reply = if request.feature_negotiation {
-            Bytes::from(settings.identify_reply(&request))
+            Bytes::from(settings.identify_reply(&request, &upgrades))
         } else {
             Bytes::from_static(b"OK")
         };
@@ -400,9 +417,14 @@ impl Shard {
         identity.topology_region = request.topology_region;
         identity.topology_zone = request.topology_zone;
         connection.replies.push_ready(response_frame(&reply));
+        let is_upgraded = upgrades.is_any();
+        if is_upgraded {
+            connection.transport.plan(upgrades);
+            connection.hold = Hold::Upgrade;
+        }
         self.restart_heartbeat(key);
         self.queue_flush(key);
-        Flow::Next
+        if is_upgraded { Flow::Pause } else { Flow::Next }
     }
 
     fn on_sub(&mut self, key: SocketKey, topic: &str, channel: &str) -> Flow {
@@ -510,6 +532,10 @@ impl Shard {
             return;
         };
         connection.timers.read = None;
+        if connection.transport.is_handshaking() {
+            self.fail_handshake(key, "i/o timeout");
+            return;
+        }
         let Some(interval) = connection.identity.heartbeat_interval else {
             return;
         };
@@ -548,7 +574,7 @@ impl crate::shared::Settings {
         DecodeContext {
             state: connection.session,
             heartbeats_disabled: connection.identity.heartbeat_interval.is_none(),
-            tls_missing: self.tls_required,
+            tls_missing: self.tls_required && !connection.is_tls(),
             limits: self.limits,
         }
     }

@@ -7,8 +7,8 @@ use super::publish::connection_mut;
 use super::socket::Protocol;
 use super::{Shard, SocketKey};
 use crate::clock::unix_seconds;
-use crate::conn::Connection;
-use crate::gateway::{BrokerStats, ChannelEntry, ClientStats, StatsFilter, TopicEntry};
+use crate::conn::{Compression, Connection};
+use crate::gateway::{BrokerStats, ChannelEntry, ClientStats, ClientTls, StatsFilter, TopicEntry};
 
 /// Statistics of the topics and connections of one shard.
 #[derive(Debug, Default)]
@@ -103,6 +103,7 @@ fn client(connection: &Connection, consumer: ConsumerStats, filter: &StatsFilter
     if !filter.topic.is_empty() {
         pub_counts.retain(|(topic, _)| *topic == filter.topic);
     }
+    let compression = connection.transport.compression();
     ClientStats {
         client_id: identity.client_id.clone(),
         hostname: identity.hostname.clone(),
@@ -119,9 +120,15 @@ fn client(connection: &Connection, consumer: ConsumerStats, filter: &StatsFilter
         requeue_count: consumer.requeue_count,
         connect_ts: unix_seconds(connection.connected),
         sample_rate: identity.sample_rate,
+        deflate: matches!(compression, Some(Compression::Deflate(_))),
+        snappy: compression == Some(Compression::Snappy),
         user_agent: identity.user_agent.clone(),
         topology_zone: identity.topology_zone.clone(),
         topology_region: identity.topology_region.clone(),
         pub_counts,
+        tls: connection.transport.tls().map(|tls| ClientTls {
+            version: tls.version,
+            cipher_suite: tls.cipher_suite.clone(),
+        }),
     }
 }

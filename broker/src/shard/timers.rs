@@ -11,7 +11,7 @@ use nsq_proto::encode_response;
 
 use super::publish::connection_mut;
 use super::{Shard, SocketKey};
-use crate::conn::Phase;
+use crate::conn::{Hold, Phase};
 
 /// How long a connection may linger after a fatal error.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
@@ -98,7 +98,11 @@ impl Shard {
         let Some(interval) = connection.identity.heartbeat_interval else {
             return;
         };
-        if connection.phase == Phase::Serving && !connection.output.is_blocked() {
+        // Between the answer of IDENTIFY and the upgrades that it grants nothing else may come (K38).
+        if connection.phase == Phase::Serving
+            && connection.hold != Hold::Upgrade
+            && !connection.output.is_blocked()
+        {
             connection
                 .output
                 .with_tail(|tail: &mut BytesMut| encode_response(tail, b"_heartbeat_"));

@@ -91,7 +91,7 @@ impl Client {
         let wire = Rc::new(RefCell::new(Wire::default()));
         let stream = ServerStream(Rc::clone(&wire));
         let remote = "127.0.0.1:9".to_owned();
-        let door = Box::pin(serve_connection(stream, remote, broker.clone()));
+        let door = Box::pin(serve_connection(stream, remote, broker.clone(), None));
         Self {
             wire,
             door: Some(door),
