@@ -66,7 +66,11 @@ impl Shard {
         let remote = peer.to_string();
         let fd = Rc::new(OwnedFd::from(stream));
         let key = if tag != TCP_LISTENER {
-            let tls = (tag == HTTPS_LISTENER).then(|| self.tls.clone()).flatten();
+            let tls = self.tls.clone().filter(|_| tag == HTTPS_LISTENER);
+            assert!(
+                tls.is_some() || tag == HTTP_LISTENER,
+                "the door of HTTPS opens after the certificates have come"
+            );
             let http = HttpSocket::new(remote, self.now, tls);
             let protocol = Protocol::Http(Box::new(http));
             let key = self.sockets.insert(Socket { fd, protocol });
