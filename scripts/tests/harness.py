@@ -22,7 +22,7 @@ from typing import Callable, Dict, List, Optional, Tuple, TypeVar
 import wire
 
 T = TypeVar("T")
-LISTENING = re.compile(r"(TCP|HTTP): listening on 127\.0\.0\.1:(\d+)")
+LISTENING = re.compile(r"(TCP|HTTP|HTTPS): listening on 127\.0\.0\.1:(\d+)")
 PANIC = re.compile(r"panicked at|^panic:|goroutine \d+ \[running\]|fatal runtime error", re.MULTILINE)
 START_PATIENCE_S = 30.0
 POLL_S = 0.01
@@ -76,7 +76,7 @@ class Broker:
     def __init__(self, binary: Path, data: Path, log: Path, flags: Tuple[str, ...] = ()) -> None:
         self.binary, self.data, self.log, self.flags = binary, data, log, flags
         self.process: Optional[subprocess.Popen] = None
-        self.tcp_port = self.http_port = 0
+        self.tcp_port = self.http_port = self.https_port = 0
 
     def command(self, *more: str) -> List[str]:
         addresses = ["--tcp-address=127.0.0.1:0", "--http-address=127.0.0.1:0", "--broadcast-address=127.0.0.1"]
@@ -92,10 +92,12 @@ class Broker:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the broker exited with {self.process.returncode} at start:\n{text[-2000:]}")
             found = {name: int(port) for name, port in LISTENING.findall(text)}
-            return found if len(found) == 2 else {}
+            wanted = 3 if any(flag.startswith("--tls-cert=") for flag in self.flags) else 2
+            return found if len(found) == wanted else {}
 
         ports = eventually(listening, "listeners announced", START_PATIENCE_S)
         self.tcp_port, self.http_port = ports["TCP"], ports["HTTP"]
+        self.https_port = ports.get("HTTPS", 0)
         return self
 
     def launch(self) -> int:

@@ -30,6 +30,8 @@ MODULES = (
     "test_http_publish",
     "test_http_stats",
     "test_process",
+    "test_tls",
+    "test_matrix",
     "test_clients",
     "test_lookupd",
     "test_lookupd_process",

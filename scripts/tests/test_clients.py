@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Sequence
 
 from harness import Context, case, equal
+from layers import certificates
 
 SCENARIO_PATIENCE_S = 150
 
@@ -26,9 +27,11 @@ EXPECTED = {
 TOPICS = {"fanout": 520, "requeue": 50, "touch": 1, "timeout": 1, "inflight": 20}
 
 
-def play(context: Context, command: List[str], prefix: str, binary: Optional[Path] = None) -> None:
+def play(
+    context: Context, command: List[str], prefix: str, binary: Optional[Path] = None, flags: Sequence[str] = ()
+) -> None:
     """Runs a client program and compares what it saw, and what the broker counted, with the expectation."""
-    broker = context.broker(binary=binary)
+    broker = context.broker(*flags, binary=binary)
     command = [part.replace("ADDRESS", f"127.0.0.1:{broker.tcp_port}").replace("PREFIX", prefix) for part in command]
     result = subprocess.run(command, capture_output=True, text=True, timeout=SCENARIO_PATIENCE_S)
     assert result.returncode == 0, f"the client failed: {result.stderr[-2000:]}"
@@ -59,6 +62,16 @@ def pynsq_command(context: Context) -> List[str]:
 @case("clients", needs=("go",))
 def go_nsq(context: Context) -> None:
     play(context, go_command(context), "go-")
+
+
+@case("clients", needs=("go",))
+def go_nsq_through_layers(context: Context) -> None:
+    """The same through TLS and a compression, with topics on several shards."""
+    files = certificates(context.settings.work)
+    flags = files.flags() + (("--shards=4",) if context.ours else ())
+    for switch in ("-snappy", "-deflate=6"):
+        command = [*go_command(context), f"-tls-ca={files.path('ca.pem')}", switch]
+        play(context, command, f"go{switch[:4]}-", flags=flags)
 
 
 @case("clients", needs=("pynsq",))

@@ -109,6 +109,14 @@ class Connection:
         self.socket.settimeout(PATIENCE_S)
         self.socket.sendall(data)
 
+    def decoded(self, data: bytes) -> bytes:
+        """What arrived, without the layers that a connection may have; see layers.py."""
+        return data
+
+    def ended(self) -> bool:
+        """A layer has seen the end of the peer's stream."""
+        return False
+
     def take_buffered(self) -> Optional[Frame]:
         """The next whole frame already received, if any."""
         if len(self.buffer) < 8:
@@ -133,6 +141,8 @@ class Connection:
                     self.send(b"NOP\n")
                     continue
                 return found
+            if self.ended():
+                raise Closed("end of the layer's stream")
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self.socket], [], [], left)[0]:
                 raise Silent(f"no frame within {patience} s")
@@ -142,7 +152,7 @@ class Connection:
                 raise Closed(str(error)) from error
             if not received:
                 raise Closed("end of stream")
-            self.buffer += received
+            self.buffer += self.decoded(received)
 
     def response(self, patience: float = PATIENCE_S) -> bytes:
         """The next response. A message that overtakes it (of a consumer that publishes) is kept for later."""

@@ -84,8 +84,10 @@ func open(address string) (net.Conn, error) {
 	if err := c.SetDeadline(time.Now().Add(loadPatience)); err != nil {
 		return nil, err
 	}
-	_, err = c.Write([]byte("  V2"))
-	return c, err
+	if _, err = c.Write([]byte("  V2")); err != nil {
+		return nil, err
+	}
+	return negotiated.upgrade(c)
 }
 
 // frame reads a frame into buffer, which grows as needed.

@@ -75,12 +75,12 @@ func (r *recorder) wait(what string) (tally, error) {
 	return r.tally, nil
 }
 
-func config() *nsq.Config {
+func config() (*nsq.Config, error) {
 	c := nsq.NewConfig()
 	c.MaxAttempts = 0
 	c.MaxBackoffDuration = 0 // backoff off
 	c.MsgTimeout = time.Second
-	return c
+	return c, negotiated.configure(c)
 }
 
 type scenario struct {
@@ -90,7 +90,10 @@ type scenario struct {
 }
 
 func (s *scenario) consume(topic, channel string, inFlight int, handler nsq.HandlerFunc) error {
-	c := config()
+	c, err := config()
+	if err != nil {
+		return err
+	}
 	c.MaxInFlight = inFlight
 	consumer, err := nsq.NewConsumer(s.prefix+topic, channel, c)
 	if err != nil {
@@ -103,7 +106,11 @@ func (s *scenario) consume(topic, channel string, inFlight int, handler nsq.Hand
 }
 
 func runScenario(address, prefix string) (interface{}, error) {
-	producer, err := nsq.NewProducer(address, config())
+	c, err := config()
+	if err != nil {
+		return nil, err
+	}
+	producer, err := nsq.NewProducer(address, c)
 	if err != nil {
 		return nil, err
 	}
@@ -262,7 +269,10 @@ func (s *scenario) inFlight() (interface{}, error) {
 			return nil, err
 		}
 	}
-	c := config()
+	c, err := config()
+	if err != nil {
+		return nil, err
+	}
 	c.MaxInFlight = 5
 	c.MsgTimeout = 20 * time.Second
 	consumer, err := nsq.NewConsumer(s.prefix+"inflight", "ch", c)
