@@ -12,8 +12,8 @@
 //! * output is encoded only when all that was encoded before is sent, [`ENCODE_BYTES_MAX`] at a
 //!   time: what a slow peer does not take waits in its plain form, where it is counted.
 //!
-//! Memory per connection, beyond what is bounded by these two: TLS about 14 KiB, and 18 KiB more while
-//! a record is incomplete (64 KiB during a handshake); snappy 10 to 40 KiB; deflate about 340 KiB.
+//! Memory per connection, beyond what is bounded by these two: TLS about 14 KiB, and 18 KiB more
+//! while a record is incomplete (64 KiB during a handshake); snappy 10 to 40 KiB; deflate about 340 KiB.
 
 mod deflate;
 mod layers;
