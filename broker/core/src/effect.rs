@@ -1,6 +1,7 @@
 //! What the core wants done.
 
 use bytes::Bytes;
+use nsq_proto::{ChannelName, TopicName};
 
 use crate::{ConnToken, Epoch, Sequence, TopicKey};
 
@@ -36,6 +37,16 @@ pub enum Effect {
     },
     /// Persistent names or pause flags changed: `nsqd.dat` is to be written.
     CatalogueChanged,
+    /// A topic or channel, ephemeral ones included, is there from now on, or no more. A topic is
+    /// named before its channels come, and after they went.
+    Name {
+        /// The topic, or whose channel.
+        topic: TopicName,
+        /// `None`: the topic itself.
+        channel: Option<ChannelName>,
+        /// Whether it is there.
+        exists: bool,
+    },
     /// A deadline that the shell scheduled with [`crate::Shard::schedule`] has come.
     Due(Deadline),
     /// A line for the operators' log, at INFO.

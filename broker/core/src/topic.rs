@@ -2,7 +2,7 @@
 //!
 //! Owned by the shard. Two positions say what a channel sees: `head`, the next sequence, and the
 //! *pump*, before which everything was handed to the channels that existed. While the topic is
-//! paused or has no channel the pump stands still, and what gathers before the head is the topic's
+//! paused, held or without a channel the pump stands still, and what gathers before the head is the topic's
 //! own backlog.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -94,6 +94,8 @@ pub(crate) struct Topic {
     pub(crate) name: TopicName,
     pub(crate) ephemeral: bool,
     pub(crate) paused: bool,
+    /// Its channels are not all known yet: the pump stands still so that none misses a message.
+    pub(crate) held: bool,
     /// Why publishes are refused.
     pub(crate) poisoned: Option<String>,
     /// `(first sequence, epoch)`, ascending; the last one is current.
@@ -119,6 +121,7 @@ impl Topic {
             ephemeral: name.is_ephemeral(),
             name,
             paused: false,
+            held: false,
             poisoned: None,
             epochs,
             channels: Vec::new(),
@@ -147,7 +150,7 @@ impl Topic {
 
     /// Whether messages are handed to channels.
     pub(crate) fn is_pumping(&self) -> bool {
-        !self.paused && !self.channels.is_empty()
+        !self.paused && !self.held && !self.channels.is_empty()
     }
 
     /// The sequence that an id of this topic names.

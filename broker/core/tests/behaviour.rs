@@ -7,6 +7,7 @@ mod common;
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::script::check;
 use common::{World, limits};
 use nsq_core::{
     AckError, CheckpointScope, ConnToken, ConsumerOptions, Deadline, PublishError, Sequence,
@@ -307,4 +308,49 @@ fn owed_messages_that_the_log_does_not_hold_are_told() {
     world.restart();
     world.take_effects();
     assert!(world.lines.iter().any(is_told), "{:?}", world.lines);
+}
+
+#[test]
+fn a_held_topic_takes_messages_and_hands_them_to_every_channel_it_has_when_released() {
+    check(
+        "topic t
+         hold t
+         pub t a
+         sub c1 t early
+         rdy c1 9
+         pub t b
+         expect c1
+         chan t late
+         stats t depth=2
+         empty t
+         pub t c d
+         release t
+         expect c1 c d
+         stats t depth=0
+         stats t late depth=2
+         chan t after
+         stats t after depth=0",
+    );
+}
+
+#[test]
+fn every_name_that_comes_or_goes_is_told() {
+    check(
+        "sub c1 t#ephemeral e#ephemeral
+         names t#ephemeral t#ephemeral:e#ephemeral
+         unsub c1
+         names
+         chan t a
+         sub c2 t b#ephemeral
+         sub c3 t c
+         names t t:a t:b#ephemeral t:c
+         unsub c2
+         delete t a
+         names t t:c
+         checkpoint
+         restart
+         names t t:c
+         delete t
+         names",
+    );
 }

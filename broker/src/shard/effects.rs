@@ -46,6 +46,7 @@ impl Shard {
             Effect::TopicGone { topic } => self.drop_log(topic),
             // The commands that change the catalogue record it themselves, to wait for it.
             Effect::CatalogueChanged => {}
+            Effect::Name { .. } => {}
             Effect::Due(deadline) => self.on_deadline(deadline),
             Effect::Log(line) => self.shared.logger.info(format_args!("{line}")),
         }

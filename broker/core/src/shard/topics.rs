@@ -68,6 +68,7 @@ impl Shard {
         self.effects
             .push_back(Effect::Log(format!("TOPIC({}): created", topic.name)));
         let name = topic.name.clone();
+        self.tell_name(&name, None, true);
         let key = self.topics.insert(topic);
         self.names.insert(name, key);
         key
@@ -89,8 +90,10 @@ impl Shard {
         self.effects
             .push_back(Effect::Log(format!("TOPIC({}): deleting", topic.name)));
         for channel in &topic.channels {
-            self.drop_channel(*channel);
+            let name = self.drop_channel(*channel);
+            self.tell_name(&topic.name, Some(&name), false);
         }
+        self.tell_name(&topic.name, None, false);
         self.cache.forget_topic(&topic);
         self.names.remove(&topic.name);
         self.effects.push_back(Effect::TopicGone { topic: key });
@@ -125,6 +128,24 @@ impl Shard {
             if !found.ephemeral {
                 self.effects.push_back(Effect::CatalogueChanged);
             }
+            self.mark_topic(topic);
+        }
+    }
+
+    /// Keeps the pump still until [`Self::release_topic`]: what is published meanwhile goes to every
+    /// channel that exists by then.
+    pub fn hold_topic(&mut self, topic: TopicKey) {
+        if !self.topics.contains_key(topic) {
+            return;
+        }
+        self.pump(topic);
+        self.topics[topic].held = true;
+    }
+
+    /// Ends [`Self::hold_topic`].
+    pub fn release_topic(&mut self, topic: TopicKey) {
+        if let Some(found) = self.topics.get_mut(topic) {
+            found.held = false;
             self.mark_topic(topic);
         }
     }
@@ -168,7 +189,17 @@ impl Shard {
             "TOPIC({}): new channel({name})",
             topic.name
         )));
+        let topic = topic.name.clone();
+        self.tell_name(&topic, Some(name), true);
         key
+    }
+
+    fn tell_name(&mut self, topic: &TopicName, channel: Option<&ChannelName>, exists: bool) {
+        self.effects.push_back(Effect::Name {
+            topic: topic.clone(),
+            channel: channel.cloned(),
+            exists,
+        });
     }
 
     /// Whether there is such a channel.
@@ -215,7 +246,9 @@ impl Shard {
             self.effects.push_back(Effect::CatalogueChanged);
         }
         let is_last = topic.ephemeral && topic.channels.is_empty();
-        self.drop_channel(key);
+        let topic_name = topic.name.clone();
+        let name = self.drop_channel(key);
+        self.tell_name(&topic_name, Some(&name), false);
         if is_last {
             self.remove_topic(topic_key);
         } else {
@@ -224,8 +257,8 @@ impl Shard {
         }
     }
 
-    /// Ends a channel that its topic has let go of.
-    fn drop_channel(&mut self, key: ChannelKey) {
+    /// Ends a channel that its topic has let go of; its name.
+    fn drop_channel(&mut self, key: ChannelKey) -> ChannelName {
         let mut channel = self
             .channels
             .remove(key)
@@ -242,6 +275,7 @@ impl Shard {
                 conn: consumer.conn,
             });
         }
+        channel.name
     }
 
     /// `false` when there is no such channel. Drops everything that it owes; its consumers stay,

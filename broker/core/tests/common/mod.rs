@@ -71,6 +71,8 @@ pub(crate) struct World {
     pub(crate) disconnected: BTreeSet<ConnToken>,
     pub(crate) lines: Vec<String>,
     pub(crate) catalogue_changes: usize,
+    /// `topic` and `topic:channel`, as told by effects.
+    pub(crate) names: BTreeSet<String>,
     pub(crate) gone: usize,
     pub(crate) fired: Vec<Deadline>,
     pub(crate) fetches: usize,
@@ -105,6 +107,7 @@ impl World {
             disconnected: BTreeSet::new(),
             lines: Vec::new(),
             catalogue_changes: 0,
+            names: BTreeSet::new(),
             gone: 0,
             fired: Vec::new(),
             fetches: 0,
@@ -235,10 +238,32 @@ impl World {
                     self.gone += 1;
                 }
                 Effect::CatalogueChanged => self.catalogue_changes += 1,
+                Effect::Name {
+                    topic,
+                    channel,
+                    exists,
+                } => self.note_name(&topic, channel.as_ref(), exists),
                 Effect::Due(deadline) => self.fired.push(deadline),
                 Effect::Log(line) => self.lines.push(line),
             }
         }
+    }
+
+    /// What is told of names is told once and in order.
+    fn note_name(&mut self, topic: &TopicName, channel: Option<&ChannelName>, exists: bool) {
+        let name = match channel {
+            Some(channel) => format!("{topic}:{channel}"),
+            None => topic.to_string(),
+        };
+        assert!(
+            channel.is_none() || self.names.contains(topic.as_str()),
+            "{name}: no topic"
+        );
+        let new = match exists {
+            true => self.names.insert(name.clone()),
+            false => self.names.remove(&name),
+        };
+        assert!(new, "{name}: told twice");
     }
 
     /// Writes the checkpoint of every topic down.
@@ -274,6 +299,7 @@ impl World {
         let old = std::mem::replace(&mut self.shard, fresh);
         self.inbox.clear();
         self.open_reads.clear();
+        self.names.clear();
         let keys = std::mem::take(&mut self.keys);
         for (old_key, name) in keys {
             if name.ends_with("#ephemeral") {

@@ -4,10 +4,10 @@
 //! topic T | chan T C | pub T BODY… | dpub T DELAY BODY…
 //! sub CONN T C [timeout=D] [sample=N] | rdy CONN N | cls CONN | unsub CONN | full CONN | room CONN
 //! fin CONN BODY… | req CONN BODY DELAY | touch CONN BODY       each with an optional `! ERROR`
-//! pause T [C] | resume T [C] | empty T [C] | delete T [C] | damage T FROM TO
+//! hold T | release T | pause T [C] | resume T [C] | empty T [C] | delete T [C] | damage T FROM TO
 //! advance D | checkpoint | checkpoint-all | reclaim N | restart | hold-writes | write
 //! expect CONN [BODY[:ATTEMPTS]…] [attempts=N]     what came since the last `expect`, in any order
-//! stats T [C] KEY=N… | gone CONN | log LINE | nolog | catalogue N | fetches N | absent T [C]
+//! stats T [C] KEY=N… | gone CONN | log LINE | nolog | catalogue N | names NAME… | fetches N | absent T [C]
 //! ```
 //! `//` begins a comment. Connections are `c1`, `c2`, …; durations `250ms`, `3s`, `2h`. Bodies are unique in a script.
 
@@ -92,7 +92,8 @@ impl Runner {
         match *verb {
             "sub" | "rdy" | "cls" | "unsub" | "full" | "room" => self.connection(verb, args),
             "fin" | "req" | "touch" => self.acknowledge(verb, args, error),
-            "expect" | "stats" | "gone" | "log" | "nolog" | "catalogue" | "fetches" | "absent" => {
+            "expect" | "stats" | "gone" | "log" | "nolog" | "catalogue" | "names" | "fetches"
+            | "absent" => {
                 self.expect(verb, args, line);
                 return;
             }
@@ -142,6 +143,8 @@ impl Runner {
                 let key = world.shard.topic(topic).unwrap();
                 assert!(world.shard.delete_channel(key, channel));
             }
+            ("hold", [topic]) => world.shard.hold_topic(world.shard.topic(topic).unwrap()),
+            ("release", [topic]) => world.shard.release_topic(world.shard.topic(topic).unwrap()),
             ("damage", [topic, from, to]) => {
                 let log = world.logs.get_mut(*topic).unwrap();
                 log.damage(from.parse().unwrap(), to.parse().unwrap());
@@ -240,6 +243,10 @@ impl Runner {
                     std::mem::take(&mut world.catalogue_changes),
                     count.parse::<usize>().unwrap()
                 );
+            }
+            ("names", _) => {
+                let names: Vec<&str> = world.names.iter().map(String::as_str).collect();
+                assert_eq!(names, args);
             }
             ("fetches", [count]) => {
                 assert_eq!(
