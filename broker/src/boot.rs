@@ -20,7 +20,7 @@ use nsq_proto::TopicName;
 use crate::catalogue::{Catalogue, FILE_NAME, TopicEntry};
 use crate::clock::Clock;
 use crate::config::{self, Config, StartupError};
-use crate::control::{Control, ControlMessage, ControlSender, TlsSource};
+use crate::control::{Control, ControlMessage, ControlSender};
 use crate::listen::{self, Listeners};
 use crate::mailbox::Mailbox;
 use crate::preflight;
@@ -132,7 +132,7 @@ fn start_and_serve(mut config: Config, logger: &Logger) -> Result<bool, Failure>
     let catalogue = load_catalogue(&config, logger)?;
     set_orphans_aside(&config.durability.data_path, &catalogue, logger);
 
-    let (control, messages) = channel();
+    let (control, messages) = tokio::sync::mpsc::unbounded_channel();
     let (storage, jobs) = channel();
     let shared = share(
         &config,
@@ -153,11 +153,8 @@ fn start_and_serve(mut config: Config, logger: &Logger) -> Result<bool, Failure>
             {}
         });
     heard.map_err(|error| Failure::Other(error.to_string()))?;
-    let tls = TlsSource {
-        files: config.security.tls,
-        current: config.security.tls_server,
-    };
-    Ok(Control::new(shared, messages, catalogue, tls).run())
+    Control::run(shared, settings::control(&config), messages, catalogue)
+        .map_err(|error| Failure::Other(error.to_string()))
 }
 
 /// A thread that panics takes the process with it: half a broker is worse than none.
@@ -304,6 +301,7 @@ fn share(
         health: Health::default(),
         info: settings::info(config, clock, doors.ports()),
         runtime: config.runtime.clone(),
+        lookup_peers: (!config.peers.lookupd_tcp_addresses.is_empty()).into(),
         listening,
         mailboxes: Mailboxes::new(config.shards.count),
         storage,

@@ -8,6 +8,7 @@ use nsq_proto::{IdentifyLimits, Limits};
 
 use crate::clock::Clock;
 use crate::config::{Config, SyncMode, TlsRequired};
+use crate::control::{Certificates, ControlSettings, LookupIdentity, OutboundSettings};
 use crate::gateway::BrokerInfo;
 use crate::shared::Settings;
 
@@ -102,5 +103,34 @@ pub(crate) fn info(config: &Config, clock: Clock, (tcp, http): (u16, u16)) -> Br
         max_msg_size: u64::from(config.limits.max_msg_size),
         max_body_size: u64::from(config.limits.max_body_size),
         max_req_timeout: config.timeouts.max_req_timeout,
+    }
+}
+
+/// What the control thread's tasks need, once the ports are bound.
+pub(crate) fn control(config: &Config) -> ControlSettings {
+    let identity = &config.identity;
+    ControlSettings {
+        certificates: Certificates {
+            files: config.security.tls.clone(),
+            unsent: config.security.tls_server.clone(),
+        },
+        lookup_identity: LookupIdentity {
+            broadcast_address: identity.broadcast_address.clone(),
+            hostname: identity.hostname.clone(),
+            http_port: identity.broadcast_http_port,
+            tcp_port: identity.broadcast_tcp_port,
+            topology_region: identity.topology_region.clone(),
+            topology_zone: identity.topology_zone.clone(),
+            version: nsq_cli::VERSION.to_owned(),
+        },
+        lookup_peers: config.peers.lookupd_tcp_addresses.clone(),
+        outbound: OutboundSettings {
+            connect_timeout: config.peers.http_connect_timeout,
+            request_timeout: config.peers.http_request_timeout,
+            root_ca_file: config.security.tls.root_ca_file.clone(),
+            tls_min_version: config.security.tls.min_version,
+            reply_bytes_max: u64::from(config.limits.max_body_size),
+            user_agent: format!("{}/{}", crate::config::PROGRAM, nsq_cli::VERSION),
+        },
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use nsq_proto::{IdentifyLimits, IdentifyReply, IdentifyRequest, Limits};
 use crate::clock::Clock;
 use crate::config::{Compression, RuntimeChange, RuntimeConfig};
 use crate::conn;
-use crate::control::ControlSender;
+use crate::control::{ControlMessage, ControlSender};
 use crate::gateway::BrokerInfo;
 use crate::mailbox::Mailbox;
 use crate::shard::message::{ShardId, ShardMessage, StorageJob};
@@ -173,6 +174,8 @@ pub(crate) struct Shared {
     pub(crate) info: BrokerInfo,
     /// `/config`.
     pub(crate) runtime: RuntimeConfig,
+    /// Some nsqlookupd is configured: new topics wait for its channels.
+    pub(crate) lookup_peers: AtomicBool,
     /// What to log when the doors open.
     pub(crate) listening: Vec<String>,
     /// The shards' mailboxes, by shard; set once all shards have made theirs.
@@ -183,38 +186,73 @@ pub(crate) struct Shared {
     pub(crate) control: ControlSender,
 }
 
+/// How long a task waits before it tries a full mailbox again.
+const FULL_MAILBOX_PAUSE: Duration = Duration::from_millis(1);
+
 /// The shards' mailboxes. Each shard makes its own, on its own thread, before the first is used.
 #[derive(Debug)]
-pub(crate) struct Mailboxes(Vec<OnceLock<Mailbox<ShardMessage>>>);
+pub(crate) struct Mailboxes(Vec<Slot>);
+
+#[derive(Debug, Default)]
+struct Slot {
+    mailbox: OnceLock<Mailbox<ShardMessage>>,
+    /// The shard's thread has ended: nobody drains the mailbox.
+    closed: AtomicBool,
+}
+
+impl Slot {
+    fn open(&self) -> Option<&Mailbox<ShardMessage>> {
+        self.mailbox
+            .get()
+            .filter(|_| !self.closed.load(Ordering::Relaxed))
+    }
+}
 
 impl Mailboxes {
     pub(crate) fn new(shards: usize) -> Self {
-        Self((0..shards).map(|_| OnceLock::new()).collect())
+        Self((0..shards).map(|_| Slot::default()).collect())
     }
 
     /// Makes a shard's mailbox known. Called once per shard, before the first message to it.
     pub(crate) fn open(&self, shard: ShardId, mailbox: Mailbox<ShardMessage>) {
         assert!(
-            self.0[shard].set(mailbox).is_ok(),
+            self.0[shard].mailbox.set(mailbox).is_ok(),
             "a shard opens its mailbox once"
         );
+    }
+
+    /// The shard's thread has ended: what is sent to it from now on is dropped.
+    pub(crate) fn close(&self, shard: ShardId) {
+        self.0[shard].closed.store(true, Ordering::Relaxed);
     }
 
     /// Puts a message into a shard's mailbox, waiting for room. Not for the shards themselves: a
     /// full mailbox drains within a turn of its shard, which never waits for other threads.
     pub(crate) fn deliver(&self, shard: ShardId, mut message: ShardMessage) {
-        let Some(mailbox) = self.0[shard].get() else {
-            return;
-        };
-        while let Err(back) = mailbox.try_send(message) {
-            message = back;
+        while let Some(mailbox) = self.0[shard].open() {
+            match mailbox.try_send(message) {
+                Ok(()) => return,
+                Err(back) => message = back,
+            }
             std::thread::yield_now();
+        }
+    }
+
+    /// Puts a message into a shard's mailbox, waiting for room as a task.
+    pub(crate) async fn send(&self, shard: ShardId, mut message: ShardMessage) {
+        while let Some(mailbox) = self.0[shard].open() {
+            match mailbox.try_send(message) {
+                Ok(()) => return,
+                Err(back) => message = back,
+            }
+            tokio::time::sleep(FULL_MAILBOX_PAUSE).await;
         }
     }
 
     /// The mailbox of a shard.
     pub(crate) fn of(&self, shard: ShardId) -> &Mailbox<ShardMessage> {
         self.0[shard]
+            .mailbox
             .get()
             .expect("every shard opens its mailbox before any is told to serve")
     }
@@ -235,10 +273,19 @@ impl Shared {
         let change = self.runtime.put(key, body)?;
         match &change {
             RuntimeChange::LogLevel(level) => self.logger.set_level(*level),
-            // Kept for the peers that are yet to come; shown by `GET` meanwhile.
-            RuntimeChange::LookupdTcpAddresses(_) => {}
+            RuntimeChange::LookupdTcpAddresses(addresses) => {
+                let addresses = addresses.clone().unwrap_or_default();
+                self.lookup_peers
+                    .store(!addresses.is_empty(), Ordering::Relaxed);
+                self.control.send(ControlMessage::LookupPeers(addresses));
+            }
         }
         Ok(change.to_body())
+    }
+
+    /// Whether some nsqlookupd is to be asked about new topics.
+    pub(crate) fn has_lookup_peers(&self) -> bool {
+        self.lookup_peers.load(Ordering::Relaxed)
     }
 
     /// How many shards there are.

@@ -35,6 +35,7 @@ MODULES = (
     "test_clients",
     "test_lookupd",
     "test_lookupd_process",
+    "test_lookup_client",
     "test_readme",
     "test_sharding",
     "test_hostile",

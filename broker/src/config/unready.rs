@@ -18,10 +18,6 @@ const UNREADY: &[(&str, &str)] = &[
         "enable-experiment",
         "topology-aware consumption is not implemented yet",
     ),
-    (
-        "lookupd-tcp-address",
-        "registration with nsqlookupd is not implemented yet",
-    ),
     ("statsd-address", STATSD),
     ("statsd-exclude-ephemeral", STATSD),
     ("statsd-interval", STATSD),

@@ -5,7 +5,7 @@
 
 use nsq_core::TopicKey;
 use nsq_log::SyncPolicy;
-use nsq_proto::{ProtoError, TopicName};
+use nsq_proto::{ChannelName, ProtoError, TopicName};
 
 use super::logs::TopicState;
 use super::message::{ShardId, ShardMessage};
@@ -13,7 +13,7 @@ use super::publish::connection_mut;
 use super::{Shard, SocketKey};
 use crate::catalogue::{TopicChange, TopicEntry};
 use crate::conn::{Hold, Ticket, response_frame};
-use crate::control::ControlMessage;
+use crate::control::{CatalogueChange, ControlMessage, NewTopic};
 use crate::gateway::{AdminError, AdminRequest};
 
 /// Version of a change that the catalogue could not take: no version covers it.
@@ -61,15 +61,47 @@ impl Shard {
         if let Some(state) = topic.and_then(|key| self.topics.get_mut(key)) {
             state.changed_when = self.catalogue_sent;
         }
-        self.shared.control.send(ControlMessage::Catalogue {
+        let change = CatalogueChange {
             shard: self.id,
             version: self.catalogue_sent,
             change: TopicChange {
                 topic: name.clone(),
                 entry,
             },
-        });
+        };
+        self.shared.control.send(ControlMessage::Catalogue(change));
         self.catalogue_sent
+    }
+
+    /// Where nsqlookupd may know channels of a new topic, its messages wait until they are there. An
+    /// ephemeral topic lives by its consumers, and would outlive them with such channels (K29).
+    pub(super) fn hold_new_topic(&mut self, topic: TopicKey, name: &TopicName) {
+        if name.is_ephemeral() || !self.shared.has_lookup_peers() {
+            return;
+        }
+        self.core.hold_topic(topic);
+        let new = NewTopic {
+            shard: self.id,
+            topic,
+            name: name.clone(),
+        };
+        self.shared.control.send(ControlMessage::NewTopic(new));
+    }
+
+    /// Makes the channels that were found and lets the topic's messages go.
+    pub(super) fn on_channels_found(&mut self, topic: TopicKey, channels: &[ChannelName]) {
+        let Some(name) = self.core.topic_name(topic).cloned() else {
+            return;
+        };
+        let mut is_change = false;
+        for channel in channels {
+            is_change |= self.core.create_channel(self.now, topic, channel);
+        }
+        self.core.release_topic(topic);
+        if is_change {
+            self.record_change(&name);
+            self.schedule_checkpoint(topic);
+        }
     }
 
     /// Records a change that also moved positions of a topic, and who is to be told.

@@ -5,6 +5,7 @@ use nsq_core::Effect;
 use super::publish::connection_mut;
 use super::{Shard, SocketKey};
 use crate::conn::Connection;
+use crate::control::{ControlMessage, NameChange};
 
 impl Shard {
     /// Carries out the core's effects, in order, until there are none.
@@ -46,7 +47,18 @@ impl Shard {
             Effect::TopicGone { topic } => self.drop_log(topic),
             // The commands that change the catalogue record it themselves, to wait for it.
             Effect::CatalogueChanged => {}
-            Effect::Name { .. } => {}
+            Effect::Name {
+                topic,
+                channel,
+                exists,
+            } => {
+                let change = NameChange {
+                    topic,
+                    channel,
+                    exists,
+                };
+                self.shared.control.send(ControlMessage::Name(change));
+            }
             Effect::Due(deadline) => self.on_deadline(deadline),
             Effect::Log(line) => self.shared.logger.info(format_args!("{line}")),
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use nsq_core::{Now, TopicKey};
 use nsq_log::{Op, Token};
-use nsq_proto::TopicName;
+use nsq_proto::{ChannelName, TopicName};
 use rustls::ServerConfig;
 
 use crate::conn::{Connection, Ticket};
@@ -108,6 +108,14 @@ pub(crate) enum ShardMessage {
         version: u64,
         /// Why it failed.
         result: Result<(), String>,
+    },
+    /// The channels that nsqlookupd has for a new topic; the topic need not be held any longer.
+    /// Bounded by the new topics.
+    ChannelsFound {
+        /// Which, if it still exists.
+        topic: TopicKey,
+        /// Legal names of lasting channels, may be none.
+        channels: Vec<ChannelName>,
     },
     /// An operation of a log that ran on the storage thread.
     Stored {

@@ -208,6 +208,7 @@ impl Shard {
         self.open_log(key, name);
         let version = self.record_change(name);
         self.topics[key].saved_when = version;
+        self.hold_new_topic(key, name);
         key
     }
 
@@ -244,6 +245,9 @@ impl Shard {
             ShardMessage::StatsDone { request, part } => self.on_stats_part(request, *part),
             ShardMessage::CatalogueSaved { version, result } => {
                 self.on_catalogue_saved(version, &result);
+            }
+            ShardMessage::ChannelsFound { topic, channels } => {
+                self.on_channels_found(topic, &channels);
             }
             ShardMessage::Stored {
                 topic,
