@@ -12,6 +12,7 @@
 //! Not here: sockets, locks, log output. Validation reads the named TLS files and nothing else.
 
 mod flags;
+mod redact;
 mod runtime;
 mod unready;
 mod validate;
@@ -29,6 +30,7 @@ use rustls::ServerConfig;
 
 pub use nsq_cli::{Address, AddressError};
 
+pub use redact::redacted;
 pub use runtime::{RuntimeChange, RuntimeConfig};
 
 /// The program's name as it appears in usage, banner, log prefix and errors.

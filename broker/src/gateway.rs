@@ -124,8 +124,7 @@ pub struct ChannelEntry {
     pub clients: Vec<ClientStats>,
 }
 
-/// One connection (client object of spec nsqd.md §4.5; the auth fields are constant until that
-/// feature exists).
+/// One connection (client object of spec nsqd.md §4.5).
 #[derive(Debug, Clone, Default)]
 #[expect(missing_docs, reason = "named after the JSON keys")]
 pub struct ClientStats {
@@ -144,6 +143,10 @@ pub struct ClientStats {
     pub deflate: bool,
     pub snappy: bool,
     pub user_agent: String,
+    /// An authorization server granted it something.
+    pub authed: bool,
+    pub auth_identity: String,
+    pub auth_identity_url: String,
     pub topology_zone: String,
     pub topology_region: String,
     /// Messages published per topic, sorted by topic.

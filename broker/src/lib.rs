@@ -11,6 +11,8 @@ pub mod config;
 mod conn;
 mod control;
 pub mod gateway;
+mod go_regex;
+mod grants;
 pub mod http;
 mod listen;
 pub mod mailbox;

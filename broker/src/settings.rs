@@ -8,7 +8,9 @@ use nsq_proto::{IdentifyLimits, Limits};
 
 use crate::clock::Clock;
 use crate::config::{Config, SyncMode, TlsRequired};
-use crate::control::{Certificates, ControlSettings, LookupIdentity, OutboundSettings};
+use crate::control::{
+    AuthSettings, Certificates, ControlSettings, LookupIdentity, OutboundSettings,
+};
 use crate::gateway::BrokerInfo;
 use crate::shared::Settings;
 
@@ -124,6 +126,10 @@ pub(crate) fn control(config: &Config) -> ControlSettings {
             version: nsq_cli::VERSION.to_owned(),
         },
         lookup_peers: config.peers.lookupd_tcp_addresses.clone(),
+        auth: AuthSettings {
+            addresses: config.security.auth_http_addresses.clone(),
+            method: config.security.auth_http_method,
+        },
         outbound: OutboundSettings {
             connect_timeout: config.peers.http_connect_timeout,
             request_timeout: config.peers.http_request_timeout,

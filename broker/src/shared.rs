@@ -51,7 +51,7 @@ pub(crate) struct Settings {
     pub(crate) cache_bytes_max: usize,
     /// How long an idle shard spins before it parks.
     pub(crate) spin: Duration,
-    /// Authorization is asked for and cannot be had yet: refuse.
+    /// Some authorization server is configured.
     pub(crate) auth_required: bool,
     /// TLS is required of the TCP protocol.
     pub(crate) tls_required: bool,

@@ -36,6 +36,7 @@ MODULES = (
     "test_lookupd",
     "test_lookupd_process",
     "test_lookup_client",
+    "test_auth",
     "test_readme",
     "test_sharding",
     "test_hostile",

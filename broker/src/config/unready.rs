@@ -7,11 +7,6 @@ use nsq_cli::Settings;
 
 /// Flags that are warned about when they differ from their default, and why.
 const UNREADY: &[(&str, &str)] = &[
-    ("auth-http-address", AUTH),
-    (
-        "auth-http-request-method",
-        "authorization is not implemented yet",
-    ),
     ("e2e-processing-latency-percentile", E2E),
     ("e2e-processing-latency-window-time", E2E),
     (
@@ -37,8 +32,6 @@ const UNREADY: &[(&str, &str)] = &[
     ("worker-id", "it is deprecated, use --node-id"),
 ];
 
-const AUTH: &str =
-    "authorization is not implemented yet, clients will be refused rather than let in unchecked";
 /// TLS 1.2 as TLS numbers it.
 const TLS12: i64 = 0x0303;
 

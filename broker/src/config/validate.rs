@@ -15,7 +15,7 @@ use rustls::ServerConfig;
 use super::{
     Address, AuthMethod, ClientAuthPolicy, Compression, Config, Durability, Identity, Limits,
     Listen, LogSettings, Metrics, Peers, RawConfig, RuntimeConfig, Security, SegmentIo, Shards,
-    StartupError, Statsd, SyncMode, Timeouts, Tls, TlsRequired, unready,
+    StartupError, Statsd, SyncMode, Timeouts, Tls, TlsRequired, redacted, unready,
 };
 
 type Checked<T> = Result<T, StartupError>;
@@ -102,6 +102,8 @@ fn security(settings: &mut Settings) -> Checked<Security> {
         _ => return Err(range("auth-http-request-method", "post or get")),
     };
     let auth_http_addresses = settings.list("auth-http-address").to_vec();
+    let shown = auth_http_addresses.iter().map(|address| redacted(address));
+    settings.set("auth-http-address", Value::List(shown.collect()));
     Ok(Security {
         tls,
         tls_server,

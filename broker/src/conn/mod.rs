@@ -12,6 +12,7 @@
 //! * a connection in [`Phase::Lingering`] has sent everything it ever will;
 //! * while `receive` is not [`Receive::Off`] the ring holds the socket: the connection cannot move.
 
+mod authorization;
 mod output;
 mod replies;
 mod transport;
@@ -23,6 +24,7 @@ use bytes::BytesMut;
 use nsq_core::{ConsumerKey, Now, TimerKey, TopicKey};
 use nsq_proto::{SessionState, TopicName};
 
+pub(crate) use authorization::{Authorization, Granted};
 pub(crate) use output::{Flush, Output};
 pub(crate) use replies::{PublishVerb, Replies, Ticket, error_frame, response_frame};
 pub(crate) use transport::{Compression, Decoded, LayerError, TlsLayer, Transport, Upgrades};
@@ -76,6 +78,8 @@ pub(crate) enum Hold {
     Change,
     /// Until the layers that an IDENTIFY was granted are in place.
     Upgrade,
+    /// Until an authorization server has answered.
+    Authorization,
     /// Until the ring has let go of the socket: the connection is on its way to another shard.
     Moving(usize),
 }
@@ -221,6 +225,7 @@ pub(crate) struct Connection {
     pub(crate) replies: Replies,
     pub(crate) output: Output,
     pub(crate) identity: Identity,
+    pub(crate) authorization: Authorization,
     pub(crate) subscription: Option<Subscription>,
     pub(crate) published: Published,
     pub(crate) timers: Timers,
@@ -246,6 +251,7 @@ impl Connection {
             replies: Replies::default(),
             output: Output::default(),
             identity,
+            authorization: Authorization::default(),
             subscription: None,
             published: Published::default(),
             timers: Timers::default(),
@@ -276,7 +282,6 @@ impl Connection {
     }
 
     /// The common name of the client's certificate, if it sent one.
-    #[expect(dead_code, reason = "for AUTH")]
     pub(crate) fn common_name(&self) -> Option<&str> {
         self.transport.tls()?.common_name.as_deref()
     }

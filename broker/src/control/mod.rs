@@ -8,6 +8,7 @@
 //! Whoever needs an answer gets it as a [`ShardMessage`](crate::shard::message::ShardMessage).
 //! Nothing here is ever waited for by a shard's thread.
 
+mod auth;
 mod certificates;
 mod lookup;
 mod outbound;
@@ -17,6 +18,7 @@ mod saver;
 use nsq_cli::Signal;
 use tokio::sync::mpsc::UnboundedSender;
 
+pub(crate) use auth::{AuthRequest, AuthSettings};
 pub(crate) use certificates::Certificates;
 pub(crate) use lookup::{LookupIdentity, NameChange, NewTopic};
 pub(crate) use outbound::OutboundSettings;
@@ -35,6 +37,9 @@ pub(crate) enum ControlMessage {
     /// A shard holds a new topic until its channels are known; answered by
     /// [`ChannelsFound`](crate::shard::message::ShardMessage::ChannelsFound).
     NewTopic(NewTopic),
+    /// A connection is to be let in; answered by
+    /// [`Authorized`](crate::shard::message::ShardMessage::Authorized).
+    Authorize(Box<AuthRequest>),
     /// The nsqlookupds from now on.
     LookupPeers(Vec<String>),
     /// A shard has recovered its topics and waits to serve.
@@ -71,6 +76,8 @@ pub(crate) struct ControlSettings {
     pub(crate) lookup_identity: LookupIdentity,
     /// `--lookupd-tcp-address`.
     pub(crate) lookup_peers: Vec<String>,
+    /// The authorization servers.
+    pub(crate) auth: AuthSettings,
     /// How other services are asked.
     pub(crate) outbound: OutboundSettings,
 }

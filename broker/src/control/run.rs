@@ -5,6 +5,7 @@ use std::sync::Arc;
 use nsq_cli::Signal;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::auth::Authorizer;
 use super::certificates::Certificates;
 use super::lookup::{Lookup, NameChange};
 use super::outbound::HttpClient;
@@ -20,6 +21,7 @@ pub(crate) struct Control {
     shared: Arc<Shared>,
     saver: Saver,
     certificates: Certificates,
+    authorizer: Arc<Authorizer>,
     lookup: Lookup,
     /// The nsqlookupds to begin with.
     lookup_peers: Vec<String>,
@@ -56,6 +58,7 @@ impl Control {
 
     fn new(shared: Arc<Shared>, settings: ControlSettings, catalogue: Catalogue) -> Self {
         let http = HttpClient::new(settings.outbound);
+        let authorizer = Authorizer::new(Arc::clone(&shared), settings.auth, http.clone());
         let lookup = Lookup::new(Arc::clone(&shared), &settings.lookup_identity, http);
         for change in names(&catalogue) {
             lookup.on_name(change);
@@ -63,6 +66,7 @@ impl Control {
         Self {
             certificates: settings.certificates,
             saver: Saver::start(Arc::clone(&shared), catalogue),
+            authorizer: Arc::new(authorizer),
             lookup,
             lookup_peers: settings.lookup_peers,
             running: shared.shard_count(),
@@ -93,6 +97,7 @@ impl Control {
             ControlMessage::Catalogue(change) => self.saver.save(change),
             ControlMessage::Name(change) => self.lookup.on_name(change),
             ControlMessage::NewTopic(new) => self.lookup.find_channels(new),
+            ControlMessage::Authorize(request) => self.authorizer.ask(*request),
             ControlMessage::LookupPeers(addresses) => self.lookup.set_peers(addresses),
             ControlMessage::ShardReady => self.on_ready().await,
             ControlMessage::ShardEnded { shard, result } => self.on_ended(shard, result),

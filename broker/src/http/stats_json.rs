@@ -84,6 +84,9 @@ fn client(stats: &ClientStats) -> Client<'_> {
         deflate: stats.deflate,
         snappy: stats.snappy,
         user_agent: &stats.user_agent,
+        authed: stats.authed,
+        auth_identity: &stats.auth_identity,
+        auth_identity_url: &stats.auth_identity_url,
         topology_zone: &stats.topology_zone,
         topology_region: &stats.topology_region,
         pub_counts: &stats.pub_counts,
@@ -154,6 +157,12 @@ struct Client<'a> {
     deflate: bool,
     snappy: bool,
     user_agent: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    authed: bool,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    auth_identity: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    auth_identity_url: &'a str,
     topology_zone: &'a str,
     topology_region: &'a str,
     #[serde(serialize_with = "pub_counts", skip_serializing_if = "<[_]>::is_empty")]

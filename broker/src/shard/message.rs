@@ -17,6 +17,7 @@ use rustls::ServerConfig;
 
 use crate::conn::{Connection, Ticket};
 use crate::gateway::{AdminError, AdminRequest, StatsFilter};
+use crate::grants::Grants;
 use crate::shard::stats::StatsPart;
 
 /// Index of a shard, `0..shards`.
@@ -116,6 +117,13 @@ pub(crate) enum ShardMessage {
         topic: TopicKey,
         /// Legal names of lasting channels, may be none.
         channels: Vec<ChannelName>,
+    },
+    /// An authorization server has answered for a connection. Bounded by the connections.
+    Authorized {
+        /// Its tag.
+        connection: u64,
+        /// `None`: no server gave a usable answer.
+        grants: Option<Arc<Grants>>,
     },
     /// An operation of a log that ran on the storage thread.
     Stored {

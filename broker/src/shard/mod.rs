@@ -11,6 +11,7 @@
 //! Hot path (`session`, `publish`, `flush`): no allocation, formatting or await per message. A publish
 //! command shares its topic's name, which is one atomic count per command, not per message.
 
+mod authorize;
 pub(crate) mod cell;
 mod change;
 mod disk;
@@ -248,6 +249,9 @@ impl Shard {
             }
             ShardMessage::ChannelsFound { topic, channels } => {
                 self.on_channels_found(topic, &channels);
+            }
+            ShardMessage::Authorized { connection, grants } => {
+                self.on_authorized(SocketKey::from_tag(connection), grants);
             }
             ShardMessage::Stored {
                 topic,

@@ -18,6 +18,7 @@ use super::{Shard, SocketKey};
 use crate::conn::{
     Connection, Hold, Phase, PublishVerb, Subscription, error_frame, response_frame,
 };
+use crate::grants::Access;
 
 /// The magic of this protocol (spec §2.1).
 const MAGIC: &[u8; 4] = b"  V2";
@@ -27,7 +28,7 @@ const OUTPUT_BYTES_MAX: usize = 4 * 1024 * 1024;
 const REPLIES_MAX: usize = 64 * 1024;
 
 /// What becomes of the command loop after a command.
-enum Flow {
+pub(super) enum Flow {
     /// Go on with the next command.
     Next,
     /// Stop; this command is done.
@@ -182,7 +183,7 @@ impl Shard {
         })
     }
 
-    fn hold(&mut self, key: SocketKey, hold: Hold) {
+    pub(super) fn hold(&mut self, key: SocketKey, hold: Hold) {
         let Some(connection) = connection_mut(&mut self.sockets, key) else {
             return;
         };
@@ -264,7 +265,7 @@ impl Shard {
             Command::Sub { topic, channel } => self.on_sub(key, topic, channel),
             Command::Identify { body } => self.on_identify(key, body),
             Command::Cls => self.on_cls(key),
-            Command::Auth { .. } => self.on_auth(),
+            Command::Auth { secret } => self.on_auth(key, secret),
         }
     }
 
@@ -275,8 +276,8 @@ impl Shard {
         topic: &'a str,
         (delay, bodies, messages): (Duration, impl Iterator<Item = &'a [u8]>, u64),
     ) -> Flow {
-        if let Some(error) = self.authorization_error(verb.as_str()) {
-            return Flow::Fail(error);
+        if let Some(flow) = self.lacks_permission(key, verb.as_str(), topic, Access::Publish) {
+            return flow;
         }
         if self.should_move_publisher(key, topic) {
             return self.move_to_owner(key, topic);
@@ -368,22 +369,6 @@ impl Shard {
         Flow::Next
     }
 
-    fn on_auth(&self) -> Flow {
-        Flow::Fail(if self.shared.settings.auth_required {
-            ProtoError::auth_failed()
-        } else {
-            ProtoError::auth_disabled()
-        })
-    }
-
-    /// With `--auth-http-address` set nobody can be authorized yet: refuse rather than be open.
-    fn authorization_error(&self, verb: &str) -> Option<ProtoError> {
-        self.shared
-            .settings
-            .auth_required
-            .then(|| ProtoError::auth_first(verb))
-    }
-
     fn on_identify(&mut self, key: SocketKey, body: &[u8]) -> Flow {
         let settings = &self.shared.settings;
         let request = match IdentifyRequest::parse(body, &settings.identify) {
@@ -428,8 +413,9 @@ impl Shard {
     }
 
     fn on_sub(&mut self, key: SocketKey, topic: &str, channel: &str) -> Flow {
-        if let Some(error) = self.authorization_error("SUB") {
-            return Flow::Fail(error);
+        let access = Access::Subscribe(channel);
+        if let Some(flow) = self.lacks_permission(key, "SUB", topic, access) {
+            return flow;
         }
         if self.owner_of(topic) != self.id {
             return self.move_to_owner(key, topic);

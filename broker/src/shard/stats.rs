@@ -7,8 +7,9 @@ use super::publish::connection_mut;
 use super::socket::Protocol;
 use super::{Shard, SocketKey};
 use crate::clock::unix_seconds;
-use crate::conn::{Compression, Connection};
+use crate::conn::{Authorization, Compression, Connection};
 use crate::gateway::{BrokerStats, ChannelEntry, ClientStats, ClientTls, StatsFilter, TopicEntry};
+use crate::grants::Grants;
 
 /// Statistics of the topics and connections of one shard.
 #[derive(Debug, Default)]
@@ -104,6 +105,11 @@ fn client(connection: &Connection, consumer: ConsumerStats, filter: &StatsFilter
         pub_counts.retain(|(topic, _)| *topic == filter.topic);
     }
     let compression = connection.transport.compression();
+    let grants = match &connection.authorization {
+        Authorization::Granted(granted) => Some(granted.grants()),
+        Authorization::None | Authorization::Asked { .. } => None,
+    };
+    let granted = |of: fn(&Grants) -> &String| grants.map(of).cloned().unwrap_or_default();
     ClientStats {
         client_id: identity.client_id.clone(),
         hostname: identity.hostname.clone(),
@@ -123,6 +129,9 @@ fn client(connection: &Connection, consumer: ConsumerStats, filter: &StatsFilter
         deflate: matches!(compression, Some(Compression::Deflate(_))),
         snappy: compression == Some(Compression::Snappy),
         user_agent: identity.user_agent.clone(),
+        authed: grants.is_some_and(|grants| !grants.is_empty()),
+        auth_identity: granted(|grants| &grants.identity),
+        auth_identity_url: granted(|grants| &grants.identity_url),
         topology_zone: identity.topology_zone.clone(),
         topology_region: identity.topology_region.clone(),
         pub_counts,
