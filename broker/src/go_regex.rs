@@ -42,7 +42,8 @@ fn escape(text: &str, out: &mut String) -> usize {
 /// The length of `{n}`, `{n,}` or `{n,m}`.
 fn repetition(text: &str) -> Option<usize> {
     let end = text.find('}')?;
-    let (low, high) = text[1..end].split_once(',').unwrap_or((&text[1..end], ""));
+    let inside = &text[1..end];
+    let (low, high) = inside.split_once(',').unwrap_or((inside, ""));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     (!low.is_empty() && digits(low) && digits(high)).then_some(end + 1)
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use nsq_core::Now;
 use regex::Regex;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::go_regex;
 
@@ -96,7 +97,7 @@ struct ReplyForm {
     ttl: Option<i64>,
     identity: Option<String>,
     identity_url: Option<String>,
-    authorizations: Option<Vec<GrantForm>>,
+    authorizations: Option<Vec<Map<String, Value>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -127,10 +128,10 @@ impl Grants {
     ) -> Result<Self, GrantsError> {
         let json = |error: serde_json::Error| GrantsError::Json(error.to_string());
         let value: Value = serde_json::from_slice(body).map_err(json)?;
-        let form: Option<ReplyForm> = serde_json::from_value(lower_keys(value)).map_err(json)?;
-        let form = form.unwrap_or_default();
+        let object: Option<Map<_, _>> = serde_json::from_value(lower_keys(value)).map_err(json)?;
+        let form: ReplyForm = from_object(object.unwrap_or_default())?;
         let entries = form.authorizations.unwrap_or_default().into_iter();
-        let entries = entries.map(|entry| Grant::new(entry, patterns));
+        let entries = entries.map(|entry| Grant::new(from_object(entry)?, patterns));
         let entries = entries.collect::<Result<_, _>>()?;
         let ttl = form.ttl.unwrap_or_default();
         let lasting = u64::try_from(ttl).ok().filter(|ttl| *ttl > 0);
@@ -226,6 +227,12 @@ impl Patterns {
     }
 }
 
+/// A structure must be an object: `serde` alone would take a list of its fields as well.
+fn from_object<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, GrantsError> {
+    let form = serde_json::from_value(Value::Object(object));
+    form.map_err(|error| GrantsError::Json(error.to_string()))
+}
+
 /// Keys are matched without regard to case, as the reference does.
 fn lower_keys(value: Value) -> Value {
     match value {
@@ -316,6 +323,10 @@ mod tests {
             (r#"{"ttl":"1"}"#, "invalid type"),
             (r#"{"ttl":1,"identity":3}"#, "invalid type"),
             (r#"{"ttl":1,"authorizations":{}}"#, "invalid type"),
+            (
+                r#"{"ttl":1,"authorizations":[["t",["c"],["publish"]]]}"#,
+                "invalid type",
+            ),
             (
                 r#"{"ttl":1,"authorizations":[{"permissions":["admin"]}]}"#,
                 "unknown permission admin",

@@ -130,6 +130,7 @@ pub(crate) fn control(config: &Config) -> ControlSettings {
             addresses: config.security.auth_http_addresses.clone(),
             method: config.security.auth_http_method,
         },
+        statsd: config.metrics.statsd.clone(),
         outbound: OutboundSettings {
             connect_timeout: config.peers.http_connect_timeout,
             request_timeout: config.peers.http_request_timeout,

@@ -37,6 +37,7 @@ MODULES = (
     "test_lookupd_process",
     "test_lookup_client",
     "test_auth",
+    "test_statsd",
     "test_readme",
     "test_sharding",
     "test_hostile",

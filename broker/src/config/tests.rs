@@ -480,14 +480,11 @@ fn statsd_prefix_names_the_host() {
 #[test]
 fn settings_without_effect_are_warned_about() {
     let args = [
-        "-auth-http-address=a:1",
         "-e2e-processing-latency-percentile=0.5",
         "-enable-experiment=topology-aware-consumption",
         "-http-address=/run/nsqd.sock",
-        "-lookupd-tcp-address=a:1",
         "-queue-scan-selection-count=1",
         "-segment-io=direct",
-        "-statsd-address=a:1",
         "-topology-region=r",
         "-topology-zone=z",
         "-worker-id=5",
@@ -502,11 +499,6 @@ fn settings_without_effect_are_warned_about() {
             "{flag}"
         );
     }
-    let refused = config
-        .warnings
-        .iter()
-        .find(|line| line.starts_with("--auth-http-address"));
-    assert!(refused.is_some_and(|line| line.contains("will be refused")));
     assert_eq!(config.durability.segment_io, SegmentIo::Direct);
     assert!(config.identity.topology_aware);
 }

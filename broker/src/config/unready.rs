@@ -13,12 +13,6 @@ const UNREADY: &[(&str, &str)] = &[
         "enable-experiment",
         "topology-aware consumption is not implemented yet",
     ),
-    ("statsd-address", STATSD),
-    ("statsd-exclude-ephemeral", STATSD),
-    ("statsd-interval", STATSD),
-    ("statsd-mem-stats", STATSD),
-    ("statsd-prefix", STATSD),
-    ("statsd-udp-packet-size", STATSD),
     (
         "topology-region",
         "topology-aware consumption is not implemented yet",
@@ -37,7 +31,6 @@ const TLS12: i64 = 0x0303;
 
 const E2E: &str = "end-to-end latency is not implemented yet";
 const SCAN: &str = "timeouts and deferrals have timers of their own, queues are not scanned";
-const STATSD: &str = "statsd is not implemented yet, nothing will be sent";
 
 /// One line per setting in use that has no effect.
 pub(super) fn warnings(settings: &Settings) -> Vec<String> {

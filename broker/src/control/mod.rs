@@ -14,6 +14,7 @@ mod lookup;
 mod outbound;
 mod run;
 mod saver;
+mod statsd;
 
 use nsq_cli::Signal;
 use tokio::sync::mpsc::UnboundedSender;
@@ -25,6 +26,7 @@ pub(crate) use outbound::OutboundSettings;
 pub(crate) use run::Control;
 
 use crate::catalogue::TopicChange;
+use crate::config::Statsd;
 use crate::shard::message::ShardId;
 
 /// What the control thread is told.
@@ -78,6 +80,8 @@ pub(crate) struct ControlSettings {
     pub(crate) lookup_peers: Vec<String>,
     /// The authorization servers.
     pub(crate) auth: AuthSettings,
+    /// `--statsd-*`; `None` = nothing is pushed.
+    pub(crate) statsd: Option<Statsd>,
     /// How other services are asked.
     pub(crate) outbound: OutboundSettings,
 }

@@ -1,19 +1,27 @@
 //! The control thread's own loop: it starts and stops the shards and passes everything else on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nsq_cli::Signal;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::auth::Authorizer;
 use super::certificates::Certificates;
 use super::lookup::{Lookup, NameChange};
 use super::outbound::HttpClient;
 use super::saver::Saver;
+use super::statsd::Pusher;
 use super::{ControlMessage, ControlSettings};
 use crate::catalogue::{Catalogue, FILE_NAME};
 use crate::shard::message::{ShardId, ShardMessage};
 use crate::shared::Shared;
+
+/// How long the process waits at its end for the numbers that are being pushed.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -23,6 +31,12 @@ pub(crate) struct Control {
     certificates: Certificates,
     authorizer: Arc<Authorizer>,
     lookup: Lookup,
+    /// What is to push numbers, until the doors open.
+    statsd: Option<Pusher>,
+    /// The pushing task.
+    pushing: Option<JoinHandle<()>>,
+    /// Tells tasks that the broker stops.
+    stop: watch::Sender<bool>,
     /// The nsqlookupds to begin with.
     lookup_peers: Vec<String>,
     /// Shards whose threads have not ended.
@@ -60,12 +74,21 @@ impl Control {
         let http = HttpClient::new(settings.outbound);
         let authorizer = Authorizer::new(Arc::clone(&shared), settings.auth, http.clone());
         let lookup = Lookup::new(Arc::clone(&shared), &settings.lookup_identity, http);
+        let (stop, stopping) = watch::channel(false);
+        let statsd = settings.statsd.map(|settings| Pusher {
+            settings,
+            shared: Arc::clone(&shared),
+            stopping,
+        });
         for change in names(&catalogue) {
             lookup.on_name(change);
         }
         Self {
             certificates: settings.certificates,
             saver: Saver::start(Arc::clone(&shared), catalogue),
+            statsd,
+            pushing: None,
+            stop,
             authorizer: Arc::new(authorizer),
             lookup,
             lookup_peers: settings.lookup_peers,
@@ -85,6 +108,10 @@ impl Control {
             self.on_message(message).await;
         }
         self.lookup.close();
+        if let Some(pushing) = self.pushing.take() {
+            // It has had its say, or is stuck.
+            drop(timeout(FAREWELL, pushing).await);
+        }
         if self.ready == self.shared.shard_count() {
             self.log_persisting();
             self.failed |= self.saver.save_all().await.is_err();
@@ -131,6 +158,7 @@ impl Control {
         for line in &self.shared.listening {
             self.shared.logger.info(format_args!("{line}"));
         }
+        self.pushing = self.statsd.take().map(|pusher| tokio::spawn(pusher.run()));
         self.lookup
             .set_peers(std::mem::take(&mut self.lookup_peers));
         self.tell_shards(|| ShardMessage::Serve);
@@ -156,6 +184,7 @@ impl Control {
     fn stop(&mut self) {
         if !self.stopping {
             self.stopping = true;
+            self.stop.send_replace(true);
             self.shared.logger.info(format_args!("NSQ: closing topics"));
             self.tell_shards(|| ShardMessage::Stop);
         }

@@ -39,6 +39,10 @@ use nsq_cli::format_duration;
 use nsq_http::{query, response};
 use rustls::ServerConfig;
 
+pub(crate) use self::stats::{Memory, memory};
+#[cfg(test)]
+pub(crate) use self::tests::fixture::busy as busy_stats;
+
 use self::body::{BodyError, RequestBody};
 use self::linger::LingeringStream;
 use self::response::{ApiError, Response};

@@ -36,17 +36,17 @@ impl Report<'_> {
 
 /// The reference's view of its heap. Only what has a like here is not 0.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize)]
-pub(super) struct Memory {
-    pub(super) heap_objects: u64,
-    pub(super) heap_idle_bytes: u64,
+pub(crate) struct Memory {
+    pub(crate) heap_objects: u64,
+    pub(crate) heap_idle_bytes: u64,
     /// Resident memory of the process, without what it maps from files.
-    pub(super) heap_in_use_bytes: u64,
-    pub(super) heap_released_bytes: u64,
-    pub(super) gc_pause_usec_100: u64,
-    pub(super) gc_pause_usec_99: u64,
-    pub(super) gc_pause_usec_95: u64,
-    pub(super) next_gc_bytes: u64,
-    pub(super) gc_total_runs: u64,
+    pub(crate) heap_in_use_bytes: u64,
+    pub(crate) heap_released_bytes: u64,
+    pub(crate) gc_pause_usec_100: u64,
+    pub(crate) gc_pause_usec_99: u64,
+    pub(crate) gc_pause_usec_95: u64,
+    pub(crate) next_gc_bytes: u64,
+    pub(crate) gc_total_runs: u64,
 }
 
 /// `GET /stats`.
@@ -109,7 +109,7 @@ fn keep_publishes_to(stats: &mut BrokerStats, topic: &str) {
 }
 
 /// Reads the kernel's account of this process.
-fn memory() -> Memory {
+pub(crate) fn memory() -> Memory {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
         .ok()

@@ -3,7 +3,7 @@
 
 mod api;
 mod connection;
-pub(super) mod fixture;
+pub(crate) mod fixture;
 mod publishing;
 mod statistics;
 mod wire;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_channel::oneshot;
 use nsq_core::{Now, TopicKey};
 use nsq_log::{Op, Token};
 use nsq_proto::{ChannelName, TopicName};
@@ -102,6 +103,8 @@ pub(crate) enum ShardMessage {
         /// This shard's share.
         part: Box<StatsPart>,
     },
+    /// All numbers of the shard are wanted, without clients. Bounded by who asks: once an interval.
+    Numbers(oneshot::Sender<Box<StatsPart>>),
     /// `nsqd.dat` now holds (or, on an error, could not be made to hold) every change of this
     /// shard up to `version`.
     CatalogueSaved {

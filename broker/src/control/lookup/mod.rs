@@ -133,7 +133,7 @@ impl Lookup {
     /// Asks the peers for the channels of a new topic and tells its shard, whatever they answer.
     pub(super) fn find_channels(&self, new: NewTopic) {
         let question = channels::Question {
-            topic: new.name.clone(),
+            topic: new.name,
             peers: self.peers.iter().map(|peer| peer.state.clone()).collect(),
             http: self.http.clone(),
             logger: self.shared.logger.clone(),
@@ -142,9 +142,9 @@ impl Lookup {
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
             let channels = question.answer(&questions).await;
-            let NewTopic { shard, topic, .. } = new;
+            let topic = new.topic;
             let found = ShardMessage::ChannelsFound { topic, channels };
-            shared.mailboxes.send(shard, found).await;
+            shared.mailboxes.send(new.shard, found).await;
         });
     }
 

@@ -183,7 +183,7 @@ pub(in crate::http) fn report(stats: BrokerStats) -> Report<'static> {
 }
 
 /// Two topics, one of them paused, with two channels, two consumers and a producer.
-pub(in crate::http) fn busy() -> BrokerStats {
+pub(crate) fn busy() -> BrokerStats {
     let consumer = ClientStats {
         client_id: "cid".to_owned(),
         hostname: "host.example.com".to_owned(),
