@@ -143,7 +143,7 @@ def known_channels_are_made_before_the_first_message_flows(context: Context) -> 
         broker.kill()
         broker.start()
         for channel in "ab":
-            equal(broker.depth("t", channel), 1, "depth after a kill")
+            equal(broker.depth("t", channel), context.pick(0, 1), "depth after a kill")
 
 
 @case("lookup", ours_only=True)
