@@ -39,7 +39,35 @@ pub(crate) struct TopicChange {
 /// Everything in the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Catalogue {
-    topics: BTreeMap<TopicName, TopicEntry>,
+    topics: BTreeMap<TopicName, Kept>,
+}
+
+/// A topic, with its part of the file: writing the file anew for every change is to cost no more
+/// than copying it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Kept {
+    entry: TopicEntry,
+    json: Box<[u8]>,
+}
+
+impl Kept {
+    fn new(name: &TopicName, entry: TopicEntry) -> Self {
+        let channels = entry.channels.iter();
+        let form = TopicForm {
+            name: name.as_str(),
+            paused: entry.paused,
+            channels: channels
+                .filter(|(name, _)| !name.is_ephemeral())
+                .map(|(name, paused)| ChannelForm {
+                    name: name.as_str(),
+                    paused: *paused,
+                })
+                .collect(),
+        };
+        let json = serde_json::to_vec(&form).expect("names and flags are always JSON");
+        let json = json.into_boxed_slice();
+        Self { entry, json }
+    }
 }
 
 /// Why the file cannot be used.
@@ -61,12 +89,6 @@ pub(crate) enum CatalogueError {
         /// Why.
         reason: String,
     },
-}
-
-#[derive(Serialize)]
-struct FileForm<'a> {
-    topics: Vec<TopicForm<'a>>,
-    version: &'a str,
 }
 
 #[derive(Serialize)]
@@ -127,14 +149,15 @@ impl Catalogue {
                     Err(_) => warnings.push(format!("skipping creation of invalid channel {name}")),
                 }
             }
-            catalogue.topics.insert(parsed, entry);
+            let kept = Kept::new(&parsed, entry);
+            catalogue.topics.insert(parsed, kept);
         }
         Ok((catalogue, warnings))
     }
 
     /// The topics with their entries, by name.
     pub(crate) fn topics(&self) -> impl Iterator<Item = (&TopicName, &TopicEntry)> {
-        self.topics.iter()
+        self.topics.iter().map(|(name, kept)| (name, &kept.entry))
     }
 
     /// Takes over a change. Ephemeral names are dropped here.
@@ -142,7 +165,8 @@ impl Catalogue {
         match change.entry {
             Some(mut entry) if !change.topic.is_ephemeral() => {
                 entry.channels.retain(|name, _| !name.is_ephemeral());
-                self.topics.insert(change.topic, entry);
+                let kept = Kept::new(&change.topic, entry);
+                self.topics.insert(change.topic, kept);
             }
             _ => {
                 self.topics.remove(&change.topic);
@@ -153,26 +177,19 @@ impl Catalogue {
     /// The contents of the file.
     #[must_use]
     pub(crate) fn encode(&self, version: &str) -> Vec<u8> {
+        let version = serde_json::to_vec(version).expect("text is always JSON");
         let topics = self.topics.iter().filter(|(name, _)| !name.is_ephemeral());
-        let form = FileForm {
-            topics: topics
-                .map(|(name, entry)| TopicForm {
-                    name: name.as_str(),
-                    paused: entry.paused,
-                    channels: entry
-                        .channels
-                        .iter()
-                        .filter(|(name, _)| !name.is_ephemeral())
-                        .map(|(name, paused)| ChannelForm {
-                            name: name.as_str(),
-                            paused: *paused,
-                        })
-                        .collect(),
-                })
-                .collect(),
-            version,
-        };
-        serde_json::to_vec(&form).expect("names and flags are always JSON")
+        let mut file = br#"{"topics":["#.to_vec();
+        for (at, (_, kept)) in topics.enumerate() {
+            if at > 0 {
+                file.push(b',');
+            }
+            file.extend_from_slice(&kept.json);
+        }
+        file.extend_from_slice(br#"],"version":"#);
+        file.extend_from_slice(&version);
+        file.push(b'}');
+        file
     }
 
     /// Writes the file of a data path: after a crash the old or the new one is there.
