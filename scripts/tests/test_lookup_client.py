@@ -210,7 +210,7 @@ def a_peer_that_falls_behind_is_told_everything_again(context: Context) -> None:
 
     count = 7000
     with Scripted(slow) as peer:
-        broker = context.broker(f"--lookupd-tcp-address={peer.address}", "--log-level=warn")
+        broker = context.broker(f"--lookupd-tcp-address={peer.address}")
         eventually(lambda: len(peer.commands) >= 2, "the peer is known")
         with broker.connect() as producer:
             producer.send(b"".join(pub(f"t{number}#ephemeral", b"m") for number in range(count)))
