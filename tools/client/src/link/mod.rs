@@ -26,8 +26,14 @@ pub(crate) use outbox::Outbox;
 use std::pin::pin;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
+/// How long a peer that takes nothing more is listened to.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// Runs both directions of a connection until it ends. When the writing side is done (all has been
-/// sent and the peer told so), the reading side has `linger` to reach the end of the stream.
+/// sent and the peer told so), the reading side has `linger` to reach the end of the stream. When the
+/// writing side fails, what the peer had to say before is still read: it may be the reason.
 ///
 /// # Errors
 /// What ended it, unless it was that end.
@@ -37,11 +43,14 @@ pub(crate) async fn drive(
     linger: Duration,
 ) -> Result<(), LinkError> {
     let mut read = pin!(read);
-    tokio::select! {
+    let written = tokio::select! {
         ended = &mut read => return ended,
-        flushed = write => flushed?,
-    }
-    match tokio::time::timeout(linger, read).await {
+        written = write => written,
+    };
+    let linger = if written.is_ok() { linger } else { LAST_WORDS };
+    let ended = timeout(linger, read).await;
+    written?;
+    match ended {
         Ok(Err(LinkError::Eof)) | Err(_) => Ok(()),
         Ok(ended) => ended,
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nsq_proto::Frame;
+use nsq_proto::{ErrorCode, Frame};
 use tokio::io::AsyncRead;
 
 use super::port::Port;
@@ -66,7 +66,14 @@ async fn read(
                     continue;
                 }
                 Frame::Response(data) => (Ok(()), data),
-                Frame::Error(data) => (Err(NsqdError::new(&data)), data),
+                Frame::Error(data) => {
+                    let refusal = NsqdError::new(&data);
+                    if refusal.code.is_none_or(ErrorCode::is_fatal) {
+                        // The nsqd is about to close: the next publish needs another connection.
+                        port.retire();
+                    }
+                    (Err(refusal), data)
+                }
                 Frame::Message(delivery) => return Err(unexpected(&delivery.body)),
             };
             if !port.on_answer(answer) {

@@ -71,7 +71,7 @@ impl fmt::Debug for Producer {
 impl Drop for Handle {
     fn drop(&mut self) {
         if let Some(port) = self.current() {
-            port.outbox.finish();
+            port.retire();
         }
     }
 }
@@ -198,7 +198,7 @@ impl Producer {
         drop(timeout(handle.dialer.config.read_timeout, answered).await);
         handle.room.close();
         if let Some(port) = handle.current() {
-            port.outbox.finish();
+            port.retire();
             port.ended().await;
         }
     }
@@ -243,12 +243,10 @@ fn cost(bytes: usize) -> u32 {
 }
 
 impl Handle {
+    /// The connection, if it takes publishes.
     fn current(&self) -> Option<Arc<Port>> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current
-            .as_ref()
-            .filter(|port| !port.outbox.is_closed())
-            .cloned()
+        current.as_ref().filter(|port| port.is_usable()).cloned()
     }
 
     async fn send(

@@ -1,6 +1,7 @@
 //! One connection of a producer: what was sent on it and is not answered yet.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::BytesMut;
 use nsq_proto::encode_nop;
@@ -13,7 +14,9 @@ use crate::link::Outbox;
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) outbox: Outbox<VecDeque<Waiting>>,
-    /// Closed at the end.
+    /// Nothing more is to be sent on it.
+    retired: AtomicBool,
+    /// Told at the end.
     end: watch::Sender<()>,
 }
 
@@ -28,6 +31,7 @@ impl Port {
     pub(super) fn new() -> Self {
         Self {
             outbox: Outbox::new(VecDeque::new()),
+            retired: AtomicBool::new(false),
             end: watch::Sender::new(()),
         }
     }
@@ -66,6 +70,17 @@ impl Port {
             drop(waiting.answer.send(answer));
         }
         known
+    }
+
+    /// Ends the connection after what was sent on it.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        self.outbox.finish();
+    }
+
+    /// Whether it takes publishes.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.retired.load(Ordering::Acquire) && !self.outbox.is_closed()
     }
 
     pub(super) fn answer_heartbeat(&self) {
