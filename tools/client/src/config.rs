@@ -177,6 +177,10 @@ mod range {
     }
 }
 
+fn unknown(key: &str) -> ConfigError {
+    ConfigError(format!("invalid option {key}"))
+}
+
 impl Config {
     /// The defaults.
     #[must_use]
@@ -190,8 +194,17 @@ impl Config {
     /// # Errors
     /// As [`Config::set`].
     pub fn set_option(&mut self, text: &str) -> Result<(), ConfigError> {
-        let (key, value) = text.split_once(',').unwrap_or((text, "true"));
-        self.set(key, value)
+        if let Some((key, value)) = text.split_once(',') {
+            return self.set(key, value);
+        }
+        self.set(text, "true").map_err(|error| {
+            let key = text.replace('-', "_");
+            if error == unknown(&key) {
+                error
+            } else {
+                value::unreadable(&key, "true", "invalid value type")
+            }
+        })
     }
 
     /// Sets an option by its name, in which `-` and `_` are equal. Certificates and keys are read from
@@ -208,7 +221,7 @@ impl Config {
         if known {
             Ok(())
         } else {
-            Err(ConfigError(format!("invalid option {key}")))
+            Err(unknown(&key))
         }
     }
 

@@ -70,8 +70,15 @@ fn switches_take_key_and_value_or_key_alone() {
     config.set_option("client-id,a,b").unwrap();
     assert!(config.snappy);
     assert_eq!(config.client_id, "a,b");
-    let bogus = config.set_option("bogus,1").unwrap_err();
-    assert_eq!(bogus.to_string(), "invalid option bogus");
+    for bogus in ["bogus,1", "bogus"] {
+        let error = config.set_option(bogus).unwrap_err();
+        assert_eq!(error.to_string(), "invalid option bogus");
+    }
+    let error = config.set_option("max-in-flight").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "failed to coerce option max_in_flight (true) - invalid value type"
+    );
 }
 
 #[test]

@@ -220,9 +220,13 @@ impl Consumer {
             .into_iter()
             .map(|address| lookup_url(address.as_ref(), &shared.topic))
             .collect();
+        let urls = urls?;
+        if urls.is_empty() {
+            return Ok(());
+        }
         let lookup = Lookup::new(&shared.dialer, shared.log.clone())?;
         let (reply, answer) = oneshot::channel();
-        shared.tell(Command::Discover(lookup, urls?, reply));
+        shared.tell(Command::Discover(lookup, urls, reply));
         answer.await.map_err(|_| ConnectError::Stopped)
     }
 
