@@ -218,11 +218,7 @@ impl Config {
             || self.set_network(&key, value)?
             || self.set_consumer(&key, value)?
             || self.tls.set(&key, value)?;
-        if known {
-            Ok(())
-        } else {
-            Err(unknown(&key))
-        }
+        if known { Ok(()) } else { Err(unknown(&key)) }
     }
 
     /// Durations that have nothing special about them. Says whether the name is one of theirs.

@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn after_the_close_nothing_is_taken() {
         let outbox = Outbox::new(5);
-        assert_eq!(outbox.close(|side| std::mem::take(side)), 5);
+        assert_eq!(outbox.close(std::mem::take), 5);
         assert!(outbox.is_closed());
         assert!(outbox.push(|_| ()).is_none());
     }

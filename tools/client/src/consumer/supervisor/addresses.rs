@@ -138,7 +138,7 @@ impl Addresses {
             .values()
             .filter_map(|address| match address.state {
                 State::RetryAt(at) => Some(at),
-                _ => None,
+                State::Connecting { .. } | State::Open(..) | State::Cancelled => None,
             });
         times.min()
     }
