@@ -48,15 +48,14 @@ struct Handle {
     /// The connection, while it is there.
     current: Mutex<Option<Arc<Port>>>,
     /// Held while connecting: one attempt at a time.
-    connecting: tokio::sync::Mutex<Attempts>,
+    connecting: tokio::sync::Mutex<Attempt>,
     stopped: AtomicBool,
 }
 
-/// The attempts to connect so far.
+/// The last attempt to connect.
 #[derive(Debug, Default)]
-struct Attempts {
-    count: u64,
-    /// Of the last one; `None` when it worked.
+struct Attempt {
+    /// `None` when it worked, and before the first.
     error: Option<ConnectError>,
 }
 
@@ -277,19 +276,18 @@ impl Handle {
         if let Some(port) = self.current() {
             return Ok(port);
         }
-        let (mut attempts, waited) = match self.connecting.try_lock() {
-            Ok(attempts) => (attempts, false),
+        let (mut attempt, waited) = match self.connecting.try_lock() {
+            Ok(attempt) => (attempt, false),
             Err(_) => (self.connecting.lock().await, true),
         };
         if let Some(port) = self.current() {
             return Ok(port);
         }
-        if let Some(error) = attempts.error.clone().filter(|_| waited) {
+        if let Some(error) = attempt.error.clone().filter(|_| waited) {
             return Err(error.into());
         }
-        attempts.count += 1;
         let opened = Box::pin(connection::open(&self.dialer, &self.address, &self.log)).await;
-        attempts.error = opened.as_ref().err().cloned();
+        attempt.error = opened.as_ref().err().cloned();
         let port = opened?;
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&port));
         Ok(port)

@@ -97,10 +97,7 @@ async fn what_fails_comes_again() {
             match attempts {
                 1 => message.requeue(Some(Duration::ZERO)),
                 2 => message.requeue_without_backoff(Some(Duration::from_millis(20))),
-                3 => {
-                    // Dropping the consumer with it: nsqd delivers it again to another one.
-                    message.requeue(Some(Duration::from_millis(1)));
-                }
+                3 => message.requeue(Some(Duration::from_millis(1))),
                 _ => message.finish(),
             }
         }
