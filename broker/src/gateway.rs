@@ -135,6 +135,9 @@ pub struct ClientStats {
     pub ready_count: u32,
     pub in_flight_count: u64,
     pub message_count: u64,
+    pub zone_local_msg_count: u64,
+    pub region_local_msg_count: u64,
+    pub global_msg_count: u64,
     pub finish_count: u64,
     pub requeue_count: u64,
     /// Unix seconds.

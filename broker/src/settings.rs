@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nsq_core::NodeId;
+use nsq_core::{LatencyConfig, NodeId};
 use nsq_log::{LogConfig, SyncPolicy};
 use nsq_proto::{IdentifyLimits, Limits};
 
@@ -58,7 +58,17 @@ pub(crate) fn settings(config: &Config, https_port: u16) -> Settings {
         version: nsq_cli::VERSION.to_owned(),
         topology_region: config.identity.topology_region.clone(),
         topology_zone: config.identity.topology_zone.clone(),
+        topology_aware: config.identity.topology_aware,
+        latency: latency(config),
     }
+}
+
+fn latency(config: &Config) -> Option<LatencyConfig> {
+    let metrics = &config.metrics;
+    (!metrics.e2e_percentiles.is_empty()).then(|| LatencyConfig {
+        percentiles: metrics.e2e_percentiles.clone(),
+        window: metrics.e2e_window,
+    })
 }
 
 fn byte_limits(config: &Config) -> Limits {

@@ -10,7 +10,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nsq_cli::Logger;
-use nsq_core::{NodeId, ShardLimits};
+use nsq_core::{LatencyConfig, Locality, NodeId, ShardLimits};
 use nsq_log::LogConfig;
 use nsq_proto::{IdentifyLimits, IdentifyReply, IdentifyRequest, Limits};
 
@@ -65,6 +65,10 @@ pub(crate) struct Settings {
     pub(crate) topology_region: String,
     /// `--topology-zone`.
     pub(crate) topology_zone: String,
+    /// Close consumers are preferred.
+    pub(crate) topology_aware: bool,
+    /// `--e2e-processing-latency-*`; `None` without percentiles.
+    pub(crate) latency: Option<LatencyConfig>,
 }
 
 /// Bytes gathered and not yet written, per shard, above which publishers wait.
@@ -83,6 +87,21 @@ impl Settings {
             cache_bytes_max: self.cache_bytes_max,
             unwritten_bytes_max: UNWRITTEN_BYTES_MAX,
             seed: shard as u64 + 1,
+            latency: self.latency.clone(),
+        }
+    }
+
+    /// How close a client of that region and zone is. An empty name is no place: nobody is close to it (K30).
+    pub(crate) fn locality(&self, region: &str, zone: &str) -> Locality {
+        let is_same = |ours: &str, theirs: &str| !ours.is_empty() && ours == theirs;
+        if !self.topology_aware {
+            Locality::Global
+        } else if is_same(&self.topology_zone, zone) {
+            Locality::Zone
+        } else if is_same(&self.topology_region, region) {
+            Locality::Region
+        } else {
+            Locality::Global
         }
     }
 

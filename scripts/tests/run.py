@@ -29,6 +29,8 @@ MODULES = (
     "test_http",
     "test_http_publish",
     "test_http_stats",
+    "test_latency",
+    "test_topology",
     "test_process",
     "test_tls",
     "test_matrix",

@@ -6,8 +6,8 @@ use std::time::Duration;
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use nsq_core::{
-    ConnToken, ConsumerKey, ConsumerOptions, Deadline, Effect, Epoch, MessageId, NodeId, Now,
-    Sequence, Shard, ShardLimits, TopicKey,
+    ConnToken, ConsumerKey, ConsumerOptions, Deadline, Effect, Epoch, Locality, MessageId, NodeId,
+    Now, Sequence, Shard, ShardLimits, TopicKey,
 };
 use nsq_proto::{ChannelName, TopicName};
 
@@ -41,6 +41,7 @@ impl World {
             unwritten_bytes_max: 64 << 20,
             requeue_on_disconnect: false,
             seed: 1,
+            latency: None,
         };
         let mut shard = Shard::new(limits, now);
         let topic = shard.create_topic(now, &TopicName::parse(b"orders").unwrap());
@@ -48,6 +49,7 @@ impl World {
         let options = ConsumerOptions {
             msg_timeout: Duration::from_secs(60),
             sample_rate: 0,
+            locality: Locality::Global,
         };
         let consumer = shard
             .subscribe(topic, "billing", ConnToken(1), &options)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nsq_proto::{ChannelName, TopicName};
 
-use crate::{CheckpointKey, ConnToken, Epoch, NodeId, Sequence};
+use crate::{CheckpointKey, ConnToken, Epoch, LatencyConfig, LatencyStats, NodeId, Sequence};
 
 /// Bounds and policies that the flags set.
 #[derive(Debug, Clone)]
@@ -28,6 +28,8 @@ pub struct ShardLimits {
     pub requeue_on_disconnect: bool,
     /// Seed of the sampling coin.
     pub seed: u64,
+    /// What is measured from publish to FIN; `None` = nothing, at no cost.
+    pub latency: Option<LatencyConfig>,
 }
 
 /// What a consumer asked for in IDENTIFY.
@@ -37,6 +39,25 @@ pub struct ConsumerOptions {
     pub msg_timeout: Duration,
     /// Percentage of messages wanted, 1..=99; 0 = all.
     pub sample_rate: u8,
+    /// How close it is to this broker.
+    pub locality: Locality,
+}
+
+/// How close a consumer is (spec nsqd.md §3.9). Where topology does not matter everybody is global.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Locality {
+    /// In the broker's zone: preferred.
+    Zone,
+    /// In the broker's region: served before the rest.
+    Region,
+    /// Anywhere.
+    #[default]
+    Global,
+}
+
+impl Locality {
+    /// In the order of preference.
+    pub const ALL: [Self; 3] = [Self::Zone, Self::Region, Self::Global];
 }
 
 /// Where a publish ended.
@@ -118,7 +139,7 @@ pub struct RestoredChannel {
 }
 
 /// Counters and gauges of a topic (spec nsqd.md §4.5).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "the names are the JSON keys of /stats")]
 pub struct TopicStats {
     pub name: TopicName,
@@ -128,10 +149,12 @@ pub struct TopicStats {
     pub message_bytes: u64,
     pub paused: bool,
     pub channels: Vec<ChannelStats>,
+    /// Of all its channels together.
+    pub latency: LatencyStats,
 }
 
 /// Counters and gauges of a channel (spec nsqd.md §4.5).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "the names are the JSON keys of /stats")]
 pub struct ChannelStats {
     pub name: ChannelName,
@@ -140,19 +163,24 @@ pub struct ChannelStats {
     pub in_flight_count: u64,
     pub deferred_count: u64,
     pub message_count: u64,
-    pub delivered_count: u64,
+    pub zone_local_msg_count: u64,
+    pub region_local_msg_count: u64,
+    pub global_msg_count: u64,
     pub finish_count: u64,
     pub requeue_count: u64,
     pub timeout_count: u64,
     pub paused: bool,
     /// Connections subscribed to it.
     pub consumers: Vec<ConnToken>,
+    pub latency: LatencyStats,
 }
 
-/// Counters and gauges of a consumer (spec nsqd.md §4.5, client object).
+/// Counters and gauges of a consumer (spec nsqd.md §4.5, client object). What it was sent counts as
+/// `<locality>_msg_count`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(missing_docs, reason = "the names are the JSON keys of /stats")]
 pub struct ConsumerStats {
+    pub locality: Locality,
     pub ready_count: u32,
     pub in_flight_count: u64,
     pub message_count: u64,

@@ -17,11 +17,12 @@ use std::ops::Range;
 
 use nsq_proto::ChannelName;
 
+use crate::latency::Latencies;
 use crate::ranges::Ranges;
 use crate::timers::Timers;
 use crate::types::ChannelKey;
 use crate::wheel::Timer;
-use crate::{ConsumerKey, TopicKey};
+use crate::{ConsumerKey, Locality, TopicKey};
 use journal::{Journal, PAGE_SPAN};
 use window::{Slot, State, Window};
 
@@ -30,7 +31,8 @@ use window::{Slot, State, Window};
 pub(crate) struct Counters {
     /// Handed over by the topic.
     pub(crate) message_count: u64,
-    pub(crate) delivered_count: u64,
+    /// Deliveries by [`Locality`] of the consumer.
+    pub(crate) delivered_counts: [u64; Locality::ALL.len()],
     pub(crate) finish_count: u64,
     /// By REQ only.
     pub(crate) requeue_count: u64,
@@ -47,8 +49,28 @@ pub(crate) struct Counters {
 #[derive(Debug, Default)]
 pub(crate) struct Crowd {
     pub(crate) members: Vec<ConsumerKey>,
-    /// Those that may have room, in turn; each at most once (`Consumer::queued`).
-    pub(crate) ready: VecDeque<ConsumerKey>,
+    /// Those that may have room, in turn, by [`Locality`]; each at most once (`Consumer::queued`).
+    ready: [VecDeque<ConsumerKey>; Locality::ALL.len()],
+}
+
+impl Crowd {
+    /// Those of one locality that may have room.
+    pub(crate) fn ready(&mut self, locality: Locality) -> &mut VecDeque<ConsumerKey> {
+        &mut self.ready[locality as usize]
+    }
+
+    /// All that may have room.
+    pub(crate) fn all_ready(&self) -> impl Iterator<Item = ConsumerKey> {
+        self.ready.iter().flatten().copied()
+    }
+
+    /// A consumer has left.
+    pub(crate) fn remove(&mut self, gone: ConsumerKey) {
+        self.members.retain(|&member| member != gone);
+        for ready in &mut self.ready {
+            ready.retain(|&member| member != gone);
+        }
+    }
 }
 
 /// What a topic hands to its channels in one go.
@@ -81,6 +103,8 @@ pub(crate) struct Channel {
     pub(crate) crowd: Crowd,
     pub(crate) counters: Counters,
     pub(crate) journal: Journal,
+    /// `None` until the first FIN, and always where latency is not measured.
+    pub(crate) latencies: Option<Box<Latencies>>,
 }
 
 impl Channel {
@@ -98,6 +122,7 @@ impl Channel {
             crowd: Crowd::default(),
             counters: Counters::default(),
             journal,
+            latencies: None,
         }
     }
 
@@ -185,7 +210,6 @@ impl Channel {
             },
         );
         self.counters.in_flight_count += u64::from(count);
-        self.counters.delivered_count += u64::from(count);
         self.journal.mark_range(first, first + u64::from(count));
         if self.journal.is_prune_due() {
             let Self {
@@ -217,7 +241,6 @@ impl Channel {
             self.journal.mark(sequence);
         }
         self.counters.in_flight_count += u64::from(count);
-        self.counters.delivered_count += u64::from(count);
     }
 
     /// The first pending message was sampled away.

@@ -22,7 +22,10 @@ pub(crate) struct Consumer {
 
 impl Consumer {
     pub(crate) fn new(conn: ConnToken, channel: ChannelKey, options: ConsumerOptions) -> Self {
-        let stats = ConsumerStats::default();
+        let stats = ConsumerStats {
+            locality: options.locality,
+            ..ConsumerStats::default()
+        };
         Self {
             conn,
             channel,

@@ -15,6 +15,7 @@ mod checkpoint;
 mod consumer;
 mod effect;
 mod id;
+mod latency;
 mod ranges;
 mod reads;
 mod shard;
@@ -25,10 +26,11 @@ mod types;
 mod wheel;
 
 pub use api::{
-    AckError, ChannelStats, ConsumerOptions, ConsumerStats, PublishError, Published,
+    AckError, ChannelStats, ConsumerOptions, ConsumerStats, Locality, PublishError, Published,
     RestoredChannel, RestoredTopic, ShardLimits, SubscribeError, TopicStats,
 };
 pub use effect::{Batch, CheckpointKey, CheckpointScope, Deadline, Effect};
 pub use id::{Epoch, MessageId, NodeId};
+pub use latency::{LatencyConfig, LatencyStats, Percentile};
 pub use shard::Shard;
 pub use types::{ConnToken, ConsumerKey, Now, Sequence, TimerKey, TopicKey};

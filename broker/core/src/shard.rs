@@ -139,7 +139,8 @@ impl Shard {
         let channel = consumer.channel;
         if !consumer.queued && consumer.spare() > 0 {
             consumer.queued = true;
-            self.channels[channel].crowd.ready.push_back(key);
+            let locality = consumer.options.locality;
+            self.channels[channel].crowd.ready(locality).push_back(key);
         }
         self.mark_channel(channel);
     }

@@ -24,7 +24,7 @@ const BLOCK_BYTES_MIN: usize = 4 << 10;
 /// Blocks double up to this: large enough for one append per turn, small enough for the L2 cache.
 const BLOCK_BYTES_MAX: usize = 256 << 10;
 /// Where the parts of a message frame stand.
-const TIMESTAMP_AT: usize = 8;
+pub(crate) const TIMESTAMP_AT: usize = 8;
 pub(crate) const ATTEMPTS_AT: usize = 16;
 const ID_AT: usize = 18;
 const _: () = assert!(ID_AT + ID_LEN == MESSAGE_HEADER_LEN);

@@ -22,6 +22,8 @@ pub(crate) struct Run {
     pub(crate) remaining: u32,
     /// Bounds what TOUCH may add.
     pub(crate) delivered_at: Now,
+    /// When all of it was published; meaningless where latency is not measured.
+    pub(crate) published_at: Now,
     /// Node of the wheel.
     timer: u32,
 }
@@ -42,6 +44,7 @@ pub(crate) struct NewRun {
     pub(crate) first: u64,
     pub(crate) count: u32,
     pub(crate) delivered_at: Now,
+    pub(crate) published_at: Now,
 }
 
 impl Timers {
@@ -66,6 +69,7 @@ impl Timers {
             first,
             count,
             delivered_at,
+            published_at,
         } = new;
         let timer = self.wheel.insert(deadline, Timer::Run(number));
         let run = Run {
@@ -75,6 +79,7 @@ impl Timers {
             count,
             remaining: count,
             delivered_at,
+            published_at,
             timer,
         };
         match self.runs.get_mut(number as usize) {
@@ -136,6 +141,7 @@ mod tests {
             first,
             count,
             delivered_at: Now(0),
+            published_at: Now(0),
         }
     }
 

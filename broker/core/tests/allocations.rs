@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nsq_core::{
-    CheckpointScope, ConnToken, ConsumerKey, ConsumerOptions, Effect, MessageId, NodeId, Now,
-    Shard, ShardLimits, TopicKey,
+    CheckpointScope, ConnToken, ConsumerKey, ConsumerOptions, Effect, LatencyConfig, Locality,
+    MessageId, NodeId, Now, Shard, ShardLimits, TopicKey,
 };
 use nsq_proto::{ChannelName, TopicName};
 
@@ -54,7 +54,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(topic: &str) -> Self {
+    fn new(topic: &str, latency: Option<LatencyConfig>) -> Self {
         let now = Now(1_700_000_000_000_000_000);
         let mut shard = Shard::new(
             ShardLimits {
@@ -67,6 +67,7 @@ impl Bench {
                 unwritten_bytes_max: 64 << 20,
                 requeue_on_disconnect: false,
                 seed: 1,
+                latency,
             },
             now,
         );
@@ -75,6 +76,7 @@ impl Bench {
         let options = ConsumerOptions {
             msg_timeout: Duration::from_secs(60),
             sample_rate: 0,
+            locality: Locality::Global,
         };
         let consumer = shard
             .subscribe(topic, "ch", ConnToken(1), &options)
@@ -148,8 +150,17 @@ impl Bench {
 /// One test, because the counter is one for the process.
 #[test]
 fn the_steady_state_allocates_nothing_per_message() {
-    for (topic, requeue) in [("t", false), ("t", true), ("t#ephemeral", false)] {
-        let share = Bench::new(topic).allocations_per_message(requeue);
+    let latency = LatencyConfig {
+        percentiles: vec![0.99],
+        window: Duration::from_secs(600),
+    };
+    for (topic, requeue, latency) in [
+        ("t", false, None),
+        ("t", true, None),
+        ("t", true, Some(latency)),
+        ("t#ephemeral", false, None),
+    ] {
+        let share = Bench::new(topic, latency).allocations_per_message(requeue);
         assert!(
             share < 0.01,
             "{topic} {requeue}: {share} allocations per message"

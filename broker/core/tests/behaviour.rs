@@ -10,8 +10,8 @@ use bytes::Bytes;
 use common::script::check;
 use common::{World, limits};
 use nsq_core::{
-    AckError, CheckpointScope, ConnToken, ConsumerOptions, Deadline, PublishError, Sequence,
-    ShardLimits,
+    AckError, CheckpointScope, ConnToken, ConsumerOptions, Deadline, LatencyConfig, Locality,
+    Percentile, PublishError, Sequence, ShardLimits,
 };
 
 #[test]
@@ -24,6 +24,7 @@ fn no_new_consumers_beyond_the_limit() {
     let options = ConsumerOptions {
         msg_timeout: Duration::from_secs(1),
         sample_rate: 0,
+        locality: Locality::Global,
     };
     let first = world.subscribe(("t", "ch"), 1, &options);
     let key = world.shard.topic("t").unwrap();
@@ -50,6 +51,7 @@ fn sampling_delivers_the_share_asked_for() {
     let options = ConsumerOptions {
         msg_timeout: Duration::from_secs(60),
         sample_rate: 30,
+        locality: Locality::Global,
     };
     let consumer = world.subscribe(("t", "ch"), 1, &options);
     world.shard.ready(consumer, 20_000);
@@ -118,6 +120,7 @@ fn attempts_stop_at_the_largest_number() {
     let options = ConsumerOptions {
         msg_timeout: Duration::from_secs(60),
         sample_rate: 0,
+        locality: Locality::Global,
     };
     let consumer = world.subscribe(("t", "ch"), 1, &options);
     world.shard.ready(consumer, 1);
@@ -143,6 +146,7 @@ fn a_straggler_is_found_after_the_window_has_moved_on() {
     let options = ConsumerOptions {
         msg_timeout: Duration::from_secs(60),
         sample_rate: 0,
+        locality: Locality::Global,
     };
     let consumer = world.subscribe(("t", "ch"), 1, &options);
     world.shard.ready(consumer, 1_001);
@@ -193,6 +197,7 @@ fn many_deferrals_are_cheap_to_write_and_come_back() {
     let options = ConsumerOptions {
         msg_timeout: Duration::from_secs(60),
         sample_rate: 0,
+        locality: Locality::Global,
     };
     world.subscribe(("t", "ch"), 1, &options);
     for number in 0..count {
@@ -235,6 +240,7 @@ fn ids_of_a_topic_created_again_are_new() {
     let options = ConsumerOptions {
         msg_timeout: Duration::from_secs(60),
         sample_rate: 0,
+        locality: Locality::Global,
     };
     let mut ids = Vec::new();
     for conn in 1..=2 {
@@ -255,6 +261,7 @@ fn calls_with_dead_keys_do_nothing() {
     let options = ConsumerOptions {
         msg_timeout: Duration::from_secs(60),
         sample_rate: 0,
+        locality: Locality::Global,
     };
     let consumer = world.subscribe(("t", "ch"), 1, &options);
     world.shard.ready(consumer, 1);
@@ -292,6 +299,7 @@ fn owed_messages_that_the_log_does_not_hold_are_told() {
     let options = ConsumerOptions {
         msg_timeout: Duration::from_secs(60),
         sample_rate: 0,
+        locality: Locality::Global,
     };
     world.subscribe(("t", "ch"), 1, &options);
     world.turn();
@@ -353,4 +361,118 @@ fn every_name_that_comes_or_goes_is_told() {
          delete t
          names",
     );
+}
+
+/// A broker that measures the median and the maximum over ten seconds.
+fn measuring() -> ShardLimits {
+    ShardLimits {
+        latency: Some(LatencyConfig {
+            percentiles: vec![1.0, 0.5],
+            window: Duration::from_secs(10),
+        }),
+        ..limits()
+    }
+}
+
+/// Whether a figure is this many milliseconds, to within its promised error.
+fn is_about(figure: Percentile, millis: u64) -> bool {
+    let exact = millis * 1_000_000;
+    figure.nanos.abs_diff(exact) <= exact / 100
+}
+
+#[test]
+fn latency_runs_from_publish_to_fin_also_over_redelivery_touch_and_reading_back() {
+    // So small a cache that everything written is read back for its delivery.
+    let mut world = World::new(ShardLimits {
+        cache_bytes_max: 1,
+        ..measuring()
+    });
+    let options = ConsumerOptions {
+        msg_timeout: Duration::from_secs(1),
+        sample_rate: 0,
+        locality: Locality::Global,
+    };
+    world.publish("t", Duration::ZERO, &["a", "b"]);
+    world.turn();
+    world.advance(Duration::from_millis(100));
+    world.publish("t", Duration::ZERO, &["c", "d"]);
+    world.turn();
+    let consumer = world.subscribe(("t", "ch"), 1, &options);
+    world.shard.ready(consumer, 10);
+    world.turn();
+    world.turn();
+    let key = world.shard.topic("t").unwrap();
+    let none = world.shard.topic_stats(key).unwrap().latency;
+    assert_eq!(none.count, 0);
+    assert!(none.percentiles.unwrap().iter().all(|p| p.nanos == 0));
+
+    let delivered = world.take_inbox(1);
+    let id = |body: &str| delivered.iter().find(|d| d.body == body).unwrap().id;
+    world.advance(Duration::from_millis(100));
+    // 200 ms after its publish.
+    world.shard.finish(world.now, consumer, &id("a")).unwrap();
+    // 100 ms after; b and d stay, c is requeued, d is touched.
+    let requeue = world
+        .shard
+        .requeue(world.now, consumer, &id("c"), Duration::ZERO);
+    requeue.unwrap();
+    world.shard.touch(world.now, consumer, &id("d")).unwrap();
+    world.turn();
+    world.turn();
+    world.advance(Duration::from_millis(300));
+    // 400 ms after, both.
+    world.shard.finish(world.now, consumer, &id("c")).unwrap();
+    world.shard.finish(world.now, consumer, &id("d")).unwrap();
+    world.shard.check_invariants();
+
+    let stats = world.shard.topic_stats(key).unwrap();
+    let figures = stats.latency.percentiles.clone().unwrap();
+    assert_eq!(stats.latency.count, 3);
+    assert_eq!((figures[0].quantile, figures[1].quantile), (1.0, 0.5));
+    assert!(
+        figures.iter().all(|figure| is_about(*figure, 400)),
+        "{figures:?}"
+    );
+    assert_eq!(stats.channels[0].latency, stats.latency);
+}
+
+#[test]
+fn a_topic_shows_the_latency_of_its_channels_together_and_none_where_nothing_is_measured() {
+    let options = ConsumerOptions {
+        msg_timeout: Duration::from_secs(60),
+        sample_rate: 0,
+        locality: Locality::Global,
+    };
+    for limits in [measuring(), limits()] {
+        let is_measuring = limits.latency.is_some();
+        let mut world = World::new(limits);
+        let key = world.topic("t");
+        let empty = world.shard.topic_stats(key).unwrap().latency;
+        assert_eq!(empty.percentiles, None, "no channel, no figures");
+        let consumers = [1, 2].map(|conn| {
+            let channel = ["", "fast", "slow"][conn];
+            let key = world.subscribe(("t", channel), conn as u64, &options);
+            world.shard.ready(key, 1);
+            key
+        });
+        world.publish("t", Duration::ZERO, &["a"]);
+        world.turn();
+        for (conn, consumer) in (1..).zip(consumers) {
+            world.advance(Duration::from_millis(100));
+            let id = world.take_inbox(conn).remove(0).id;
+            world.shard.finish(world.now, consumer, &id).unwrap();
+        }
+        let stats = world.shard.topic_stats(key).unwrap();
+        if !is_measuring {
+            assert_eq!((stats.latency.count, stats.latency.percentiles), (0, None));
+            continue;
+        }
+        let slowest = |latency: &nsq_core::LatencyStats| {
+            (latency.count, latency.percentiles.as_ref().unwrap()[0])
+        };
+        let (fast, slow) = (&stats.channels[0].latency, &stats.channels[1].latency);
+        assert!(slowest(fast).0 == 1 && is_about(slowest(fast).1, 100));
+        assert!(slowest(slow).0 == 1 && is_about(slowest(slow).1, 200));
+        assert!(slowest(&stats.latency).0 == 2 && is_about(slowest(&stats.latency).1, 200));
+    }
 }

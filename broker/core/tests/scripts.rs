@@ -795,3 +795,33 @@ fn a_straggler_of_an_ephemeral_topic_outlives_its_chunk() {
          stats t#ephemeral ch depth=0 in_flight=0 deferred=0",
     );
 }
+
+#[test]
+fn the_closest_consumers_that_have_room_are_served_first() {
+    check(
+        "sub c1 t ch
+         sub c2 t ch near=region
+         sub c3 t ch near=zone
+         rdy c1 3
+         rdy c2 3
+         rdy c3 3
+         pub t a b c
+         expect c3 a b c
+         pub t d e
+         expect c2 d e
+         pub t f g h i
+         expect c2 f
+         expect c1 g h i
+         pub t j k
+         expect c1
+         fin c3 a
+         expect c3 j
+         fin c1 g
+         expect c1 k
+         stats t ch zone=4 region=3 global=4 delivered=11 messages=11
+         unsub c3
+         pub t l
+         fin c2 d
+         expect c2 l",
+    );
+}

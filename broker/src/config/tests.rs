@@ -4,6 +4,8 @@ use super::*;
 
 use std::fs;
 
+use nsq_core::Locality;
+
 fn raw(args: &[&str]) -> RawConfig {
     let hostname = "vm".to_owned();
     let settings = flags::table(&hostname).load(args.iter().map(OsString::from));
@@ -480,13 +482,9 @@ fn statsd_prefix_names_the_host() {
 #[test]
 fn settings_without_effect_are_warned_about() {
     let args = [
-        "-e2e-processing-latency-percentile=0.5",
-        "-enable-experiment=topology-aware-consumption",
         "-http-address=/run/nsqd.sock",
         "-queue-scan-selection-count=1",
         "-segment-io=direct",
-        "-topology-region=r",
-        "-topology-zone=z",
         "-worker-id=5",
     ];
     let config = config(&args);
@@ -500,7 +498,42 @@ fn settings_without_effect_are_warned_about() {
         );
     }
     assert_eq!(config.durability.segment_io, SegmentIo::Direct);
-    assert!(config.identity.topology_aware);
+}
+
+#[test]
+fn latency_and_topology_reach_the_shards() {
+    let config = config(&[
+        "-e2e-processing-latency-percentile=0.5,0.99",
+        "-e2e-processing-latency-window-time=1m",
+        "-enable-experiment=topology-aware-consumption",
+        "-topology-region=r",
+        "-topology-zone=z",
+    ]);
+    assert_eq!(config.warnings, [] as [String; 0]);
+    let settings = crate::settings::settings(&config, 0);
+    let latency = settings.latency.as_ref().expect("percentiles were given");
+    assert_eq!(latency.percentiles, [0.99, 0.5]);
+    assert_eq!(latency.window, Duration::from_secs(60));
+    let near = |region, zone| settings.locality(region, zone);
+    assert_eq!(near("r", "z"), Locality::Zone);
+    assert_eq!(near("other", "z"), Locality::Zone);
+    assert_eq!(near("r", "other"), Locality::Region);
+    assert_eq!(near("", ""), Locality::Global);
+}
+
+#[test]
+fn nobody_is_close_to_a_broker_without_a_place_or_without_the_experiment() {
+    for args in [
+        &["-enable-experiment=topology-aware-consumption"] as &[&str],
+        &["-topology-region=r", "-topology-zone=z"],
+    ] {
+        let config = config(args);
+        let settings = crate::settings::settings(&config, 0);
+        assert_eq!(settings.latency, None);
+        for place in ["", "r", "z"] {
+            assert_eq!(settings.locality(place, place), Locality::Global);
+        }
+    }
 }
 
 #[test]

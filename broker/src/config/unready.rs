@@ -7,20 +7,6 @@ use nsq_cli::Settings;
 
 /// Flags that are warned about when they differ from their default, and why.
 const UNREADY: &[(&str, &str)] = &[
-    ("e2e-processing-latency-percentile", E2E),
-    ("e2e-processing-latency-window-time", E2E),
-    (
-        "enable-experiment",
-        "topology-aware consumption is not implemented yet",
-    ),
-    (
-        "topology-region",
-        "topology-aware consumption is not implemented yet",
-    ),
-    (
-        "topology-zone",
-        "topology-aware consumption is not implemented yet",
-    ),
     ("queue-scan-selection-count", SCAN),
     ("queue-scan-worker-pool-max", SCAN),
     ("worker-id", "it is deprecated, use --node-id"),
@@ -29,7 +15,6 @@ const UNREADY: &[(&str, &str)] = &[
 /// TLS 1.2 as TLS numbers it.
 const TLS12: i64 = 0x0303;
 
-const E2E: &str = "end-to-end latency is not implemented yet";
 const SCAN: &str = "timeouts and deferrals have timers of their own, queues are not scanned";
 
 /// One line per setting in use that has no effect.

@@ -3,6 +3,7 @@
 //! `topics` is `[]` when there are none, also when a filter matches none (K39); `clients` is `null`
 //! when clients are not wanted; `producers` is `null` then and when there are none.
 
+use nsq_core::{LatencyStats, Percentile};
 use serde::{Serialize, Serializer};
 
 use super::stats::{Memory, Report};
@@ -43,7 +44,7 @@ fn topic(entry: &TopicEntry, has_clients: bool) -> Topic<'_> {
         message_count: stats.message_count,
         message_bytes: stats.message_bytes,
         paused: stats.paused,
-        e2e_processing_latency: Latency::NONE,
+        e2e_processing_latency: latency(&stats.latency),
     }
 }
 
@@ -56,13 +57,22 @@ fn channel(entry: &ChannelEntry, has_clients: bool) -> Channel<'_> {
         in_flight_count: stats.in_flight_count,
         deferred_count: stats.deferred_count,
         message_count: stats.message_count,
-        global_msg_count: stats.delivered_count,
+        zone_local_msg_count: stats.zone_local_msg_count,
+        region_local_msg_count: stats.region_local_msg_count,
+        global_msg_count: stats.global_msg_count,
         requeue_count: stats.requeue_count,
         timeout_count: stats.timeout_count,
         client_count: stats.consumers.len(),
         clients: has_clients.then(|| entry.clients.iter().map(client).collect()),
         paused: stats.paused,
-        e2e_processing_latency: Latency::NONE,
+        e2e_processing_latency: latency(&stats.latency),
+    }
+}
+
+fn latency(stats: &LatencyStats) -> Latency<'_> {
+    Latency {
+        count: stats.count,
+        percentiles: stats.percentiles.as_deref(),
     }
 }
 
@@ -77,6 +87,9 @@ fn client(stats: &ClientStats) -> Client<'_> {
         ready_count: stats.ready_count,
         in_flight_count: stats.in_flight_count,
         message_count: stats.message_count,
+        zone_local_msg_count: stats.zone_local_msg_count,
+        region_local_msg_count: stats.region_local_msg_count,
+        global_msg_count: stats.global_msg_count,
         finish_count: stats.finish_count,
         requeue_count: stats.requeue_count,
         connect_ts: stats.connect_ts,
@@ -118,7 +131,7 @@ struct Topic<'a> {
     message_count: u64,
     message_bytes: u64,
     paused: bool,
-    e2e_processing_latency: Latency,
+    e2e_processing_latency: Latency<'a>,
 }
 
 #[derive(Serialize)]
@@ -129,7 +142,10 @@ struct Channel<'a> {
     in_flight_count: u64,
     deferred_count: u64,
     message_count: u64,
-    /// Deliveries; there are no zones and regions that others could be local to.
+    #[serde(skip_serializing_if = "is_zero")]
+    zone_local_msg_count: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    region_local_msg_count: u64,
     #[serde(skip_serializing_if = "is_zero")]
     global_msg_count: u64,
     requeue_count: u64,
@@ -137,7 +153,7 @@ struct Channel<'a> {
     client_count: usize,
     clients: Option<Vec<Client<'a>>>,
     paused: bool,
-    e2e_processing_latency: Latency,
+    e2e_processing_latency: Latency<'a>,
 }
 
 #[derive(Serialize)]
@@ -150,6 +166,12 @@ struct Client<'a> {
     ready_count: u32,
     in_flight_count: u64,
     message_count: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    zone_local_msg_count: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    region_local_msg_count: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    global_msg_count: u64,
     finish_count: u64,
     requeue_count: u64,
     connect_ts: i64,
@@ -174,18 +196,31 @@ struct Client<'a> {
     tls_negotiated_protocol_is_mutual: bool,
 }
 
-/// End-to-end latency, as it reads where no percentiles are configured.
 #[derive(Serialize)]
-struct Latency {
+struct Latency<'a> {
     count: u64,
-    percentiles: Option<()>,
+    #[serde(serialize_with = "percentiles")]
+    percentiles: Option<&'a [Percentile]>,
 }
 
-impl Latency {
-    const NONE: Self = Self {
-        count: 0,
-        percentiles: None,
+/// One figure of [`Latency`], in nanoseconds.
+#[derive(Serialize)]
+struct Figure {
+    quantile: f64,
+    value: u64,
+}
+
+fn percentiles<S: Serializer>(
+    percentiles: &Option<&[Percentile]>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let Some(percentiles) = percentiles else {
+        return serializer.serialize_none();
     };
+    serializer.collect_seq(percentiles.iter().map(|percentile| Figure {
+        quantile: percentile.quantile,
+        value: percentile.nanos,
+    }))
 }
 
 #[derive(Serialize)]

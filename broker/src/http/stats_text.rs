@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::{Local, SecondsFormat, TimeZone};
 use nsq_cli::{TOOLCHAIN, format_duration};
+use nsq_core::LatencyStats;
 
 use super::stats::{Memory, Report};
 use crate::gateway::{ChannelEntry, ClientStats, TopicEntry};
@@ -78,11 +79,12 @@ fn write_topic(page: &mut String, entry: &TopicEntry, now: i64) -> fmt::Result {
     let prefix = if stats.paused { "*P " } else { "   " };
     writeln!(
         page,
-        "\n{prefix}[{:<15}] depth: {:<5} be-depth: {:<5} msgs: {:<8} e2e%: ",
+        "\n{prefix}[{:<15}] depth: {:<5} be-depth: {:<5} msgs: {:<8} e2e%: {}",
         stats.name.as_str(),
         stats.depth,
         stats.backend_depth,
         stats.message_count,
+        latency(&stats.latency),
     )?;
     entry
         .channels
@@ -96,7 +98,7 @@ fn write_channel(page: &mut String, entry: &ChannelEntry, now: i64) -> fmt::Resu
     writeln!(
         page,
         "{prefix}[{:<25}] depth: {:<5} be-depth: {:<5} inflt: {:<4} def: {:<4} re-q: {:<5} \
-         timeout: {:<5} msgs: {:<8} e2e%: ",
+         timeout: {:<5} msgs: {:<8} e2e%: {}",
         stats.name.as_str(),
         stats.depth,
         stats.backend_depth,
@@ -105,12 +107,32 @@ fn write_channel(page: &mut String, entry: &ChannelEntry, now: i64) -> fmt::Resu
         stats.requeue_count,
         stats.timeout_count,
         stats.message_count,
+        latency(&stats.latency),
     )?;
     for client in &entry.clients {
         page.push_str("        ");
         write_client(page, client, now)?;
     }
     Ok(())
+}
+
+/// The figures in the order in which they were asked for; empty where nothing is measured.
+fn latency(stats: &LatencyStats) -> String {
+    let figures = stats.percentiles.iter().flatten();
+    let shown: Vec<String> = figures.map(|figure| short_duration(figure.nanos)).collect();
+    shown.join(", ")
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "one digit behind the point is shown"
+)]
+fn short_duration(nanos: u64) -> String {
+    let units = [(1e9, "s"), (1e6, "ms"), (1e3, "us")];
+    let nanos = nanos as f64;
+    let unit = units.into_iter().find(|(unit, _)| nanos > *unit);
+    let (unit, name) = unit.unwrap_or((1.0, "ns"));
+    format!("{:.1}{name}", nanos / unit)
 }
 
 /// One connection; what it published is shown in place of what it consumed.
@@ -222,6 +244,22 @@ Producers: None
         );
         let zone = FixedOffset::east_opt(3600).unwrap();
         assert_eq!(render_in(&report, &zone), expected);
+    }
+
+    #[test]
+    fn latencies_read_as_the_reference_writes_them() {
+        let shown = [0, 1_000, 1_001, 4_717_686, 1_000_000_000, 93_000_000_000];
+        assert_eq!(
+            shown.map(short_duration),
+            ["0.0ns", "1000.0ns", "1.0us", "4.7ms", "1000.0ms", "93.0s"]
+        );
+        let percentile = |quantile, nanos| nsq_core::Percentile { quantile, nanos };
+        let stats = LatencyStats {
+            count: 9,
+            percentiles: Some(vec![percentile(1.0, 2_500_000), percentile(0.5, 0)]),
+        };
+        assert_eq!(latency(&stats), "2.5ms, 0.0ns");
+        assert_eq!(latency(&LatencyStats::default()), "");
     }
 
     #[test]

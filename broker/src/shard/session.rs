@@ -430,9 +430,12 @@ impl Shard {
         let Some(connection) = connection_mut(&mut self.sockets, key) else {
             return Flow::Pause;
         };
+        let identity = &connection.identity;
+        let (region, zone) = (&identity.topology_region, &identity.topology_zone);
         let options = ConsumerOptions {
-            msg_timeout: connection.identity.msg_timeout,
-            sample_rate: connection.identity.sample_rate,
+            msg_timeout: identity.msg_timeout,
+            sample_rate: identity.sample_rate,
+            locality: self.shared.settings.locality(region, zone),
         };
         let subscribed = self
             .core

@@ -1,6 +1,6 @@
 //! This shard's share of `/stats`.
 
-use nsq_core::{ChannelStats, ConsumerStats, TopicKey};
+use nsq_core::{ChannelStats, ConsumerStats, Locality, TopicKey};
 use nsq_proto::SessionState;
 
 use super::publish::connection_mut;
@@ -110,6 +110,10 @@ fn client(connection: &Connection, consumer: ConsumerStats, filter: &StatsFilter
         Authorization::None | Authorization::Asked { .. } => None,
     };
     let granted = |of: fn(&Grants) -> &String| grants.map(of).cloned().unwrap_or_default();
+    let sent_as = |locality| {
+        let is_it = consumer.locality == locality;
+        u64::from(is_it) * consumer.message_count
+    };
     ClientStats {
         client_id: identity.client_id.clone(),
         hostname: identity.hostname.clone(),
@@ -122,6 +126,9 @@ fn client(connection: &Connection, consumer: ConsumerStats, filter: &StatsFilter
         ready_count: consumer.ready_count,
         in_flight_count: consumer.in_flight_count,
         message_count: consumer.message_count,
+        zone_local_msg_count: sent_as(Locality::Zone),
+        region_local_msg_count: sent_as(Locality::Region),
+        global_msg_count: sent_as(Locality::Global),
         finish_count: consumer.finish_count,
         requeue_count: consumer.requeue_count,
         connect_ts: unix_seconds(connection.connected),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Shard;
 use crate::channel::window::State;
+use crate::latency::Latencies;
 use crate::timers::{NewRun, Run};
 use crate::types::ChannelKey;
 use crate::wheel::Timer;
@@ -24,8 +25,14 @@ impl Shard {
         id: &MessageId,
     ) -> Result<(), AckError> {
         self.observe(now);
-        let (channel, sequence) = self.release(consumer, id)?;
+        let (channel, sequence, published_at) = self.release(consumer, id)?;
         let found = &mut self.channels[channel];
+        if let Some(config) = &self.limits.latency {
+            let latencies = found
+                .latencies
+                .get_or_insert_with(|| Latencies::new(now).into());
+            latencies.record(config, published_at, now);
+        }
         let was_outlier = found.finish(sequence);
         let topic = found.topic;
         self.consumers[consumer].stats.finish_count += 1;
@@ -48,7 +55,7 @@ impl Shard {
         delay: Duration,
     ) -> Result<(), AckError> {
         self.observe(now);
-        let (channel, sequence) = self.release(consumer, id)?;
+        let (channel, sequence, _) = self.release(consumer, id)?;
         let found = &mut self.channels[channel];
         let delay = delay.min(self.limits.requeue_delay_max);
         if delay.is_zero() {
@@ -75,7 +82,11 @@ impl Shard {
     ) -> Result<(), AckError> {
         self.observe(now);
         let (channel, sequence, number) = self.locate(consumer, id)?;
-        let &Run { delivered_at, .. } = self.timers.run(number);
+        let &Run {
+            delivered_at,
+            published_at,
+            ..
+        } = self.timers.run(number);
         let msg_timeout = self.consumers[consumer].options.msg_timeout;
         let latest = delivered_at.after(self.limits.msg_timeout_max);
         let deadline = now.after(msg_timeout).min(latest);
@@ -87,6 +98,7 @@ impl Shard {
             first: sequence,
             count: 1,
             delivered_at,
+            published_at,
         };
         let own = self.timers.open_run(own, deadline);
         let slot = self.channels[channel].window.get_mut(sequence);
@@ -121,16 +133,18 @@ impl Shard {
         Ok((key, sequence, slot.key))
     }
 
-    /// Takes a message out of flight; the caller gives its slot the next state.
+    /// Takes a message out of flight, and tells when it was published; the caller gives its slot
+    /// the next state.
     fn release(
         &mut self,
         consumer: ConsumerKey,
         id: &MessageId,
-    ) -> Result<(ChannelKey, u64), AckError> {
+    ) -> Result<(ChannelKey, u64, Now), AckError> {
         let (channel, sequence, run) = self.locate(consumer, id)?;
+        let published_at = self.timers.run(run).published_at;
         self.timers.settle(run);
         self.channels[channel].counters.in_flight_count -= 1;
         self.consumers[consumer].stats.in_flight_count -= 1;
-        Ok((channel, sequence))
+        Ok((channel, sequence, published_at))
     }
 }

@@ -42,12 +42,12 @@ impl Shard {
             !channel.owes(pump, u64::MAX),
             "nothing is owed that was not pumped"
         );
-        let mut waiting = channel.crowd.ready.clone().into_iter().collect::<Vec<_>>();
+        let mut waiting: Vec<_> = channel.crowd.all_ready().collect();
         waiting.sort_unstable();
         waiting.dedup();
         assert_eq!(
             waiting.len(),
-            channel.crowd.ready.len(),
+            channel.crowd.all_ready().count(),
             "a consumer is queued twice"
         );
         for member in &channel.crowd.members {

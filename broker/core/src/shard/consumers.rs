@@ -82,8 +82,7 @@ impl Shard {
             self.time_out_all_of(consumer);
         }
         let channel = &mut self.channels[gone.channel];
-        channel.crowd.members.retain(|&member| member != consumer);
-        channel.crowd.ready.retain(|&member| member != consumer);
+        channel.crowd.remove(consumer);
         if channel.crowd.members.is_empty() {
             channel.relax();
             if channel.name.is_ephemeral() {

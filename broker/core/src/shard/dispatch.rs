@@ -7,10 +7,10 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::Shard;
-use crate::tail::ATTEMPTS_AT;
+use crate::tail::{ATTEMPTS_AT, TIMESTAMP_AT};
 use crate::timers::NewRun;
 use crate::types::ChannelKey;
-use crate::{ConsumerKey, Effect, Now, Sequence, TopicKey};
+use crate::{ConsumerKey, Effect, Locality, Now, Sequence, TopicKey};
 
 /// Messages per turn of a consumer while others wait: small enough for fairness, large enough that
 /// the cost of a run vanishes.
@@ -74,31 +74,36 @@ impl Shard {
                 break;
             }
             // Its turn is over; the loop drops it when it comes round without room.
-            self.channels[key].crowd.ready.rotate_left(1);
+            let locality = self.consumers[consumer].options.locality;
+            self.channels[key].crowd.ready(locality).rotate_left(1);
         }
     }
 
-    /// The consumer whose turn it is.
+    /// The consumer whose turn it is: of the closest that have room.
     fn next_ready(&mut self, key: ChannelKey) -> Option<ConsumerKey> {
         let channel = &mut self.channels[key];
         if channel.paused {
             return None;
         }
-        while let Some(&front) = channel.crowd.ready.front() {
-            let consumer = &mut self.consumers[front];
-            if consumer.spare() > 0 {
-                return Some(front);
+        for locality in Locality::ALL {
+            let ready = channel.crowd.ready(locality);
+            while let Some(&front) = ready.front() {
+                let consumer = &mut self.consumers[front];
+                if consumer.spare() > 0 {
+                    return Some(front);
+                }
+                consumer.queued = false;
+                ready.pop_front();
             }
-            consumer.queued = false;
-            channel.crowd.ready.pop_front();
         }
         None
     }
 
     /// How many messages the next run to this consumer may hold.
-    fn quota(&self, key: ChannelKey, consumer: ConsumerKey) -> u32 {
+    fn quota(&mut self, key: ChannelKey, consumer: ConsumerKey) -> u32 {
         let consumer = &self.consumers[consumer];
-        let alone = self.channels[key].crowd.ready.len() == 1;
+        let crowd = &mut self.channels[key].crowd;
+        let alone = crowd.ready(consumer.options.locality).len() == 1;
         let turn = match (consumer.options.sample_rate, alone) {
             (1.., _) => 1,
             (0, true) => RUN_MAX,
@@ -118,11 +123,13 @@ impl Shard {
             self.channels[key].discard_fresh();
             return true;
         }
+        let (max, published_at) = self.same_age(key, pending.start, max);
         let count = self.send(key, consumer, pending.start, max);
         if count == 0 {
             return false;
         }
-        let run = self.open_run(key, consumer, pending.start, count);
+        let messages = (pending.start, count, published_at);
+        let run = self.open_run(key, consumer, messages);
         let channel = &mut self.channels[key];
         channel.deliver_fresh(count, run);
         channel.requeued_next = true;
@@ -158,6 +165,7 @@ impl Shard {
         };
         let count = (first..).zip(sequences).take_while(fits).count();
         let count = u32::try_from(count).expect("at most the quota");
+        let (count, published_at) = self.same_age(key, first, count);
         let count = if is_new {
             self.send(key, consumer, first, count)
         } else {
@@ -166,7 +174,7 @@ impl Shard {
         if count == 0 {
             return false;
         }
-        let run = self.open_run(key, consumer, first, count);
+        let run = self.open_run(key, consumer, (first, count, published_at));
         let channel = &mut self.channels[key];
         channel.deliver_requeued(count, run);
         channel.requeued_next = false;
@@ -246,9 +254,31 @@ impl Shard {
         count
     }
 
-    /// Accounts a run that was sent; its number.
-    fn open_run(&mut self, key: ChannelKey, consumer: ConsumerKey, first: u64, count: u32) -> u32 {
+    /// How many of these messages were published together with the first, and when: a run has one
+    /// time of publishing, so that a FIN finds it without looking for the message. Where latency is
+    /// not measured all of them will do.
+    fn same_age(&self, key: ChannelKey, first: u64, max: u32) -> (u32, Now) {
+        if self.limits.latency.is_none() {
+            return (max, Now::default());
+        }
+        let topic = &self.topics[self.channels[key].topic];
+        match topic.frames(first, max) {
+            Some((frames, _)) => published_together(&frames),
+            // Nothing will be sent.
+            None => (max, Now::default()),
+        }
+    }
+
+    /// Accounts a run that was sent, `(first, count, published at)`; its number.
+    fn open_run(
+        &mut self,
+        key: ChannelKey,
+        consumer: ConsumerKey,
+        (first, count, published_at): (u64, u32, Now),
+    ) -> u32 {
         let found = &mut self.consumers[consumer];
+        let delivered = &mut self.channels[key].counters.delivered_counts;
+        delivered[found.options.locality as usize] += u64::from(count);
         found.stats.in_flight_count += u64::from(count);
         found.stats.message_count += u64::from(count);
         let deadline = self.now.after(found.options.msg_timeout);
@@ -258,9 +288,28 @@ impl Shard {
             first,
             count,
             delivered_at: self.now,
+            published_at,
         };
         self.timers.open_run(run, deadline)
     }
+}
+
+/// How many frames at the start carry the time of the first, and that time.
+fn published_together(mut frames: &[u8]) -> (u32, Now) {
+    let mut published_at = None;
+    let mut count = 0;
+    while let Some(size) = frames.first_chunk() {
+        let stamp = frames[TIMESTAMP_AT..]
+            .first_chunk()
+            .expect("a whole frame has a header");
+        let stamp = Now(u64::from_be_bytes(*stamp));
+        if *published_at.get_or_insert(stamp) != stamp {
+            break;
+        }
+        frames = &frames[size_of::<u32>() + u32::from_be_bytes(*size) as usize..];
+        count += 1;
+    }
+    (count, published_at.unwrap_or_default())
 }
 
 /// Appends a copy of a frame with other attempts.

@@ -31,6 +31,7 @@ pub(crate) fn limits() -> ShardLimits {
         unwritten_bytes_max: 64 << 20,
         requeue_on_disconnect: false,
         seed: 1,
+        latency: None,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! topic T | chan T C | pub T BODY… | dpub T DELAY BODY…
-//! sub CONN T C [timeout=D] [sample=N] | rdy CONN N | cls CONN | unsub CONN | full CONN | room CONN
+//! sub CONN T C [timeout=D] [sample=N] [near=zone|region] | rdy CONN N | cls CONN | unsub CONN | full CONN | room CONN
 //! fin CONN BODY… | req CONN BODY DELAY | touch CONN BODY       each with an optional `! ERROR`
 //! hold T | release T | pause T [C] | resume T [C] | empty T [C] | delete T [C] | damage T FROM TO
 //! advance D | checkpoint | checkpoint-all | reclaim N | restart | hold-writes | write
@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nsq_core::{
-    AckError, CheckpointScope, ConnToken, ConsumerKey, ConsumerOptions, MessageId, ShardLimits,
+    AckError, CheckpointScope, ConnToken, ConsumerKey, ConsumerOptions, Locality, MessageId,
+    ShardLimits,
 };
 
 use super::{World, limits};
@@ -170,11 +171,14 @@ impl Runner {
             let mut options = ConsumerOptions {
                 msg_timeout: Duration::from_secs(60),
                 sample_rate: 0,
+                locality: Locality::Global,
             };
             for option in &args[3..] {
                 match option.split_once('=').unwrap() {
                     ("timeout", value) => options.msg_timeout = duration(value),
                     ("sample", value) => options.sample_rate = value.parse().unwrap(),
+                    ("near", "zone") => options.locality = Locality::Zone,
+                    ("near", "region") => options.locality = Locality::Region,
                     other => panic!("no such option: {other:?}"),
                 }
             }
@@ -283,7 +287,12 @@ impl Runner {
                         "in_flight" => c.in_flight_count,
                         "deferred" => c.deferred_count,
                         "messages" => c.message_count,
-                        "delivered" => c.delivered_count,
+                        "delivered" => {
+                            c.zone_local_msg_count + c.region_local_msg_count + c.global_msg_count
+                        }
+                        "zone" => c.zone_local_msg_count,
+                        "region" => c.region_local_msg_count,
+                        "global" => c.global_msg_count,
                         "finished" => c.finish_count,
                         "requeued" => c.requeue_count,
                         "timeouts" => c.timeout_count,

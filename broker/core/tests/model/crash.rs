@@ -40,6 +40,7 @@ impl Run {
             let options = super::ConsumerOptions {
                 msg_timeout,
                 sample_rate: 0,
+                locality: super::Locality::Global,
             };
             let consumer = self
                 .world
@@ -169,7 +170,7 @@ impl Run {
                 let channel = Channel {
                     counters: Counters {
                         messages: ours.message_count,
-                        delivered: ours.delivered_count,
+                        delivered: ours.global_msg_count,
                         finished: ours.finish_count,
                         requeued: ours.requeue_count,
                         timeouts: ours.timeout_count,

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::{World, channel_name, limits};
-use nsq_core::{CheckpointScope, ConsumerKey, ConsumerOptions, MessageId, ShardLimits};
+use nsq_core::{CheckpointScope, ConsumerKey, ConsumerOptions, Locality, MessageId, ShardLimits};
 use queue::{Channel, Consumer, Counters, Model, Topic};
 
 const TOPICS: [&str; 3] = ["t", "u", "v#ephemeral"];
@@ -198,6 +198,7 @@ impl Run {
         let options = ConsumerOptions {
             msg_timeout,
             sample_rate: 0,
+            locality: Locality::Global,
         };
         let key = self.world.subscribe((topic, channel), conn, &options);
         self.world.shard.ready(key, u32::try_from(rdy).unwrap());
@@ -419,7 +420,7 @@ impl Run {
                 assert_eq!(ours.deferred_count, theirs.deferred.len() as u64, "{place}");
                 let counters = Counters {
                     messages: ours.message_count,
-                    delivered: ours.delivered_count,
+                    delivered: ours.global_msg_count,
                     finished: ours.finish_count,
                     requeued: ours.requeue_count,
                     timeouts: ours.timeout_count,

@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nsq_core::{ChannelStats, ConnToken, Now, TopicStats};
+use nsq_core::{ChannelStats, ConnToken, LatencyStats, Now, TopicStats};
 use nsq_proto::{ChannelName, TopicName};
 
 use crate::gateway::{
@@ -244,13 +244,14 @@ fn topic(
         message_bytes,
         paused,
         channels: Vec::new(),
+        latency: LatencyStats::default(),
     };
     TopicEntry { stats, channels }
 }
 
 fn channel(
     name: &str,
-    [depth, in_flight_count, delivered_count]: [u64; 3],
+    [depth, in_flight_count, global_msg_count]: [u64; 3],
     paused: bool,
     client: ClientStats,
 ) -> ChannelEntry {
@@ -261,12 +262,15 @@ fn channel(
         in_flight_count,
         deferred_count: 0,
         message_count: 3,
-        delivered_count,
+        zone_local_msg_count: 0,
+        region_local_msg_count: 0,
+        global_msg_count,
         finish_count: 0,
         requeue_count: 0,
         timeout_count: 0,
         paused,
         consumers: vec![ConnToken(1)],
+        latency: LatencyStats::default(),
     };
     ChannelEntry {
         stats,
