@@ -21,7 +21,7 @@ use crate::catalogue::{Catalogue, FILE_NAME, TopicEntry};
 use crate::clock::Clock;
 use crate::config::{self, Config, StartupError};
 use crate::control::{Control, ControlMessage, ControlSender};
-use crate::listen::{self, Listeners};
+use crate::listen::{self, BoundAddress, Listeners, SocketFile};
 use crate::mailbox::Mailbox;
 use crate::preflight;
 use crate::ring::{Ring, RingOptions};
@@ -105,7 +105,28 @@ impl Doors {
 
     /// The bound port of HTTPS; 0 where there is none.
     fn https_port(&self) -> u16 {
-        self.https.as_ref().map_or(0, |door| door.address.port())
+        match self.https.as_ref().map(|door| &door.address) {
+            Some(BoundAddress::Tcp(address)) => address.port(),
+            Some(BoundAddress::Unix(_)) | None => 0,
+        }
+    }
+
+    /// The same as `/info` shows them: -1 for a unix socket.
+    fn shown_ports(&self) -> (i64, i64) {
+        let port = |door: &Option<Listeners>| match door.as_ref().map(|door| &door.address) {
+            Some(BoundAddress::Tcp(address)) => i64::from(address.port()),
+            Some(BoundAddress::Unix(_)) => -1,
+            None => 0,
+        };
+        (port(&self.tcp), port(&self.http))
+    }
+
+    /// The files of unix sockets, which are to outlive the shards.
+    fn take_files(&mut self) -> Vec<SocketFile> {
+        let doors = [&mut self.tcp, &mut self.http, &mut self.https]
+            .into_iter()
+            .flatten();
+        doors.filter_map(|door| door.file.take()).collect()
     }
 }
 
@@ -126,7 +147,8 @@ fn start_and_serve(mut config: Config, logger: &Logger) -> Result<bool, Failure>
         ));
     }
     check_machine(&config, logger)?;
-    let doors = open_doors(&config).map_err(|error| Failure::Instantiate(error.to_string()))?;
+    let mut doors = open_doors(&config).map_err(|error| Failure::Instantiate(error.to_string()))?;
+    let socket_files = doors.take_files();
     let (tcp_port, http_port) = doors.ports();
     config.on_bound(tcp_port, http_port);
     let catalogue = load_catalogue(&config, logger)?;
@@ -153,8 +175,10 @@ fn start_and_serve(mut config: Config, logger: &Logger) -> Result<bool, Failure>
             {}
         });
     heard.map_err(|error| Failure::Other(error.to_string()))?;
-    Control::run(shared, settings::control(&config), messages, catalogue)
-        .map_err(|error| Failure::Other(error.to_string()))
+    let is_clean = Control::run(shared, settings::control(&config), messages, catalogue)
+        .map_err(|error| Failure::Other(error.to_string()))?;
+    drop(socket_files);
+    Ok(is_clean)
 }
 
 /// A thread that panics takes the process with it: half a broker is worse than none.
@@ -188,28 +212,26 @@ fn open_doors(config: &Config) -> Result<Doors, StartupError> {
     let https = https.filter(|_| config.security.tls_server.is_some());
     let https = https.map(open).transpose()?;
     Ok(Doors {
-        tcp,
-        http: http.flatten(),
-        https: https.flatten(),
+        tcp: Some(tcp),
+        http,
+        https,
     })
 }
 
-/// `None` for a unix socket, which there is a warning about.
-fn open_door(address: &config::Address, count: usize) -> Result<Option<Listeners>, StartupError> {
+fn open_door(address: &config::Address, count: usize) -> Result<Listeners, StartupError> {
     let failed = |reason: String| StartupError::Listen {
         address: address.to_string(),
         reason,
     };
-    let resolved = address
-        .resolve()
-        .map_err(|error| failed(error.to_string()))?;
-    let Some(resolved) = resolved else {
-        return Ok(None);
+    let bound = match address {
+        config::Address::Unix(path) => listen::bind_unix(path, count),
+        config::Address::Tcp { .. } => {
+            let resolved = address.resolve();
+            let resolved = resolved.map_err(|error| failed(error.to_string()))?;
+            listen::bind(resolved.expect("an internet address"), count)
+        }
     };
-    let bound = listen::bind(resolved, count);
-    bound
-        .map(Some)
-        .map_err(|error| failed(format!("bind: {}", nsq_cli::errno_text(&error))))
+    bound.map_err(|error| failed(format!("bind: {}", nsq_cli::errno_text(&error))))
 }
 
 fn load_catalogue(config: &Config, logger: &Logger) -> Result<Catalogue, Failure> {
@@ -291,7 +313,7 @@ fn share(
     ];
     let listening = named
         .into_iter()
-        .filter_map(|(name, door)| Some((name, door.as_ref()?.address)))
+        .filter_map(|(name, door)| Some((name, &door.as_ref()?.address)))
         .map(|(name, address)| format!("{name}: listening on {address}"))
         .collect();
     Arc::new(Shared {
@@ -299,7 +321,7 @@ fn share(
         logger: logger.clone(),
         clock,
         health: Health::default(),
-        info: settings::info(config, clock, doors.ports()),
+        info: settings::info(config, clock, doors.shown_ports()),
         runtime: config.runtime.clone(),
         lookup_peers: (!config.peers.lookupd_tcp_addresses.is_empty()).into(),
         listening,

@@ -29,7 +29,6 @@ use nsq_cli::{EarlyExit, Level, LockError, Settings};
 use rustls::ServerConfig;
 
 pub use nsq_cli::{Address, AddressError};
-
 pub use redact::redacted;
 pub use runtime::{RuntimeChange, RuntimeConfig};
 

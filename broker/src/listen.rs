@@ -1,13 +1,19 @@
 //! The listening sockets: one per shard and door, all on the same address (`SO_REUSEPORT`), so that
-//! the kernel spreads connections over the shards.
+//! the kernel spreads connections over the shards. A unix socket is one that all shards share.
 
+mod unix;
+
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+pub(crate) use unix::{SocketFile, bind as bind_unix};
 
 /// How long a port that is in use is tried again, and how often.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -18,10 +24,38 @@ const BACKLOG: i32 = 4096;
 /// The sockets of one door.
 #[derive(Debug)]
 pub(crate) struct Listeners {
-    /// What was bound, with the real port.
-    pub(crate) address: SocketAddr,
+    pub(crate) address: BoundAddress,
     /// One per shard.
     pub(crate) sockets: Vec<OwnedFd>,
+    /// Of a unix socket.
+    pub(crate) file: Option<SocketFile>,
+}
+
+/// What was bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BoundAddress {
+    /// With the real port.
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl BoundAddress {
+    /// 0 for a unix socket.
+    pub(crate) fn port(&self) -> u16 {
+        match self {
+            Self::Tcp(address) => address.port(),
+            Self::Unix(_) => 0,
+        }
+    }
+}
+
+impl fmt::Display for BoundAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// Binds `count` sockets to one address.
@@ -30,7 +64,8 @@ pub(crate) struct Listeners {
 /// The system's; `AddrInUse` also when another process listens there with `SO_REUSEPORT`.
 pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Listeners> {
     if address.port() != 0 {
-        drop(open_alone(address)?);
+        // Alone first: sharing the port is meant for our own shards, not for a second broker.
+        drop(patiently(|| open(address, false))?);
     }
     let first = open(address, true)?;
     let bound = first
@@ -42,21 +77,22 @@ pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Listeners> {
         sockets.push(open(bound, true)?.into());
     }
     Ok(Listeners {
-        address: bound,
+        address: BoundAddress::Tcp(bound),
         sockets,
+        file: None,
     })
 }
 
-/// Alone first: sharing the port is meant for our own shards, not for a second broker. The rings of
-/// a process that was killed let go of its sockets a little after its end, hence the patience.
+/// Tries until the address is free: the rings of a process that was killed let go of its sockets a
+/// little after its end.
 #[expect(
     clippy::disallowed_methods,
     reason = "at start, before there is a shard"
 )]
-fn open_alone(address: SocketAddr) -> io::Result<Socket> {
+fn patiently<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let begun = Instant::now();
     loop {
-        match open(address, false) {
+        match open() {
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < PATIENCE =>
             {
@@ -93,7 +129,10 @@ mod tests {
         let listeners = bind(any, 3).unwrap();
         assert_eq!(listeners.sockets.len(), 3);
         assert_ne!(listeners.address.port(), 0);
-        let error = bind(listeners.address, 3).unwrap_err();
+        let BoundAddress::Tcp(address) = listeners.address else {
+            panic!("not an internet address");
+        };
+        let error = bind(address, 3).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 }

@@ -96,15 +96,15 @@ fn log_config(config: &Config) -> LogConfig {
     }
 }
 
-/// What `/info` tells, given the bound ports of TCP and HTTP.
-pub(crate) fn info(config: &Config, clock: Clock, (tcp, http): (u16, u16)) -> BrokerInfo {
+/// What `/info` tells, given the ports of TCP and HTTP.
+pub(crate) fn info(config: &Config, clock: Clock, (tcp, http): (i64, i64)) -> BrokerInfo {
     BrokerInfo {
         clock,
         version: nsq_cli::VERSION.to_owned(),
         broadcast_address: config.identity.broadcast_address.clone(),
         hostname: config.identity.hostname.clone(),
-        http_port: i64::from(http),
-        tcp_port: i64::from(tcp),
+        http_port: http,
+        tcp_port: tcp,
         start_time: clock.start_unix_seconds(),
         max_heartbeat_interval: config.timeouts.max_heartbeat_interval,
         max_output_buffer_size: u64::from(config.limits.max_output_buffer_size),

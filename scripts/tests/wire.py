@@ -9,7 +9,8 @@ import struct
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Deque, Iterable, Optional, Tuple
+from pathlib import Path
+from typing import Deque, Iterable, Optional, Tuple, Union
 
 RESPONSE, ERROR, MESSAGE = 0, 1, 2
 MAGIC = b"  V2"
@@ -82,9 +83,15 @@ def parse_message(data: bytes) -> Message:
 class Connection:
     """One client connection. Heartbeats are answered and skipped unless `heartbeats` is set to False."""
 
-    def __init__(self, address: Tuple[str, int], magic: bytes = MAGIC, heartbeats: bool = True) -> None:
-        self.socket = socket.create_connection(address, timeout=PATIENCE_S)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(
+        self, address: Union[Tuple[str, int], Path], magic: bytes = MAGIC, heartbeats: bool = True
+    ) -> None:
+        if isinstance(address, Path):
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(str(address))
+        else:
+            self.socket = socket.create_connection(address, timeout=PATIENCE_S)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.answer_heartbeats = heartbeats
         self.buffer = bytearray()
         self.early: Deque[Frame] = deque()

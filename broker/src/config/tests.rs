@@ -482,7 +482,6 @@ fn statsd_prefix_names_the_host() {
 #[test]
 fn settings_without_effect_are_warned_about() {
     let args = [
-        "-http-address=/run/nsqd.sock",
         "-queue-scan-selection-count=1",
         "-segment-io=direct",
         "-worker-id=5",

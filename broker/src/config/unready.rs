@@ -28,14 +28,6 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
             "TLS 1.2 is the oldest version spoken",
         ));
     }
-    for flag in ["tcp-address", "http-address"] {
-        if settings.string(flag).contains('/') {
-            lines.push(line(
-                flag,
-                "unix sockets are not implemented yet, nothing will listen there",
-            ));
-        }
-    }
     if settings.string("segment-io") == "direct" {
         lines.push(line(
             "segment-io",

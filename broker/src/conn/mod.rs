@@ -201,7 +201,7 @@ pub(crate) struct Timers {
 /// See the module documentation.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// `ip:port`.
+    /// `ip:port`, or `@` for the client of a unix socket.
     pub(crate) remote: String,
     pub(crate) connected: Now,
     pub(crate) phase: Phase,

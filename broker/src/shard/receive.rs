@@ -1,12 +1,13 @@
 //! What the ring reports: accepted sockets, received bytes, finished disk operations.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::sys::socket::{Shutdown, shutdown};
 use nsq_core::Deadline;
+use socket2::SockRef;
 
 use super::http_socket::HttpSocket;
 use super::publish::connection_mut;
@@ -55,16 +56,20 @@ impl Shard {
     }
 
     fn on_accepted(&mut self, tag: u32, fd: OwnedFd) {
-        let stream = TcpStream::from(fd);
-        // Without it small replies wait for acknowledgements; a socket that refuses works too.
-        drop(stream.set_nodelay(true));
-        keep_alive(&stream);
-        let Ok(peer) = stream.peer_addr() else { return };
+        let socket = SockRef::from(&fd);
+        // Without it small replies wait for acknowledgements; a socket that refuses (a unix one
+        // does) works too.
+        drop(socket.set_tcp_nodelay(true));
+        keep_alive(&socket);
+        // The peer of a unix socket has no name.
+        let Ok(peer) = socket.peer_addr().map(|peer| peer.as_socket()) else {
+            return;
+        };
         if self.stopping.is_some() {
             return;
         }
-        let remote = peer.to_string();
-        let fd = Rc::new(OwnedFd::from(stream));
+        let remote = peer.map_or_else(|| "@".to_owned(), |peer| peer.to_string());
+        let fd = Rc::new(fd);
         let key = if tag != TCP_LISTENER {
             let tls = self.tls.clone().filter(|_| tag == HTTPS_LISTENER);
             assert!(
@@ -81,7 +86,7 @@ impl Shard {
             self.shared
                 .logger
                 .info(format_args!("TCP: new client({remote})"));
-            let identity = self.first_identity(&peer);
+            let identity = self.first_identity(peer);
             let connection = Connection::new(remote, self.now, identity);
             let protocol = Protocol::Tcp(Box::new(connection));
             let key = self.sockets.insert(Socket { fd, protocol });
@@ -92,9 +97,9 @@ impl Shard {
         self.set_receive(key, Receive::On);
     }
 
-    /// Before any IDENTIFY a client is known by its address (spec §2.6.1).
-    fn first_identity(&self, peer: &SocketAddr) -> Identity {
-        let ip = peer.ip().to_string();
+    /// Before any IDENTIFY a client is known by its address, if it has one (spec §2.6.1).
+    fn first_identity(&self, peer: Option<SocketAddr>) -> Identity {
+        let ip = peer.map_or_else(String::new, |peer| peer.ip().to_string());
         Identity {
             client_id: ip.clone(),
             hostname: ip,
@@ -303,10 +308,10 @@ impl Shard {
 }
 
 /// As the reference's sockets: probes after 15 s of silence.
-fn keep_alive(stream: &TcpStream) {
+fn keep_alive(socket: &SockRef<'_>) {
     let probes = socket2::TcpKeepalive::new()
         .with_time(std::time::Duration::from_secs(15))
         .with_interval(std::time::Duration::from_secs(15));
     // A socket without keep-alive works too; heartbeats find a dead peer as well.
-    drop(socket2::SockRef::from(stream).set_tcp_keepalive(&probes));
+    drop(socket.set_tcp_keepalive(&probes));
 }
