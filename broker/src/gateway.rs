@@ -86,6 +86,17 @@ pub enum AdminError {
 #[error("{0}")]
 pub struct PublishFailure(pub String);
 
+/// Why there is no CPU profile.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProfileError {
+    /// There is one at a time.
+    #[error("cpu profiling already in use")]
+    InUse,
+    /// The system's reason.
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// Which part of the statistics is wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StatsFilter {
@@ -219,6 +230,12 @@ pub trait Broker: Clone + 'static {
 
     /// Gathers statistics from all shards.
     async fn stats(&self, filter: StatsFilter) -> BrokerStats;
+
+    /// Takes a CPU profile of the process for so long, in the encoding of pprof.
+    ///
+    /// # Errors
+    /// See [`ProfileError`].
+    async fn cpu_profile(&self, span: Duration) -> Result<Bytes, ProfileError>;
 
     /// Constants of this process.
     fn info(&self) -> &BrokerInfo;

@@ -17,6 +17,7 @@ pub mod http;
 mod listen;
 pub mod mailbox;
 pub mod preflight;
+mod profile;
 pub mod ring;
 mod settings;
 mod shard;

@@ -30,6 +30,7 @@ MODULES = (
     "test_http_publish",
     "test_http_stats",
     "test_latency",
+    "test_profile",
     "test_unix",
     "test_topology",
     "test_process",

@@ -214,7 +214,7 @@ impl<B: Broker> Door<B> {
             Endpoint::ProfileIndex => Ok(pprof::index()),
             Endpoint::CommandLine => Ok(pprof::command_line()),
             Endpoint::Symbols => Ok(pprof::symbols()),
-            Endpoint::CpuProfile => Ok(pprof::cpu_profile()),
+            Endpoint::CpuProfile => Ok(pprof::cpu_profile(broker, query).await),
             Endpoint::GoProfile => Ok(pprof::go_profile()),
             Endpoint::SetBlockRate => Ok(pprof::set_block_rate(query, &head.headers, body).await),
             Endpoint::FreeMemory => Ok(response::empty()),

@@ -4,6 +4,7 @@
 
 use std::num::IntErrorKind;
 use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
 
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -11,6 +12,7 @@ use http::header::CONTENT_TYPE;
 use super::body::RequestBody;
 use super::query::Query;
 use super::response::{self, Response};
+use crate::gateway::Broker;
 
 const INDEX: &str = "<html>
 <head><title>/debug/pprof/</title></head>
@@ -18,12 +20,19 @@ const INDEX: &str = "<html>
 /debug/pprof/
 <p>This broker is not written in Go: of Go's profiles only these are here.</p>
 <ul>
+<li><a href='profile'>profile</a>: where CPU time goes, over <code>?seconds=30</code>; for
+<code>go tool pprof</code></li>
 <li><a href='cmdline'>cmdline</a>: the command line of this process</li>
 <li><a href='symbol'>symbol</a>: names of program counters (none: profiles carry their own)</li>
 </ul>
 </body>
 </html>
 ";
+
+/// How long a profile takes if nobody says.
+const PROFILE_SECONDS: u64 = 30;
+/// Well within the time after which a silent connection is closed.
+const PROFILE_SECONDS_MAX: u64 = 90;
 
 /// What form bodies are read of.
 const FORM_BYTES_MAX: u64 = 64 * 1024;
@@ -44,10 +53,29 @@ pub(super) fn symbols() -> Response {
     response::profiling_text(StatusCode::OK, "num_symbols: 0\n")
 }
 
-/// `GET /debug/pprof/profile`.
-pub(super) fn cpu_profile() -> Response {
-    let sentence = "CPU profiles are not available from this build; use perf.\n";
-    response::profiling_text(StatusCode::NOT_IMPLEMENTED, sentence)
+/// `GET /debug/pprof/profile`: as with Go, what is no positive number of seconds means the usual.
+pub(super) async fn cpu_profile<B: Broker>(broker: &B, query: &str) -> Response {
+    let seconds = Query::parse(query.as_bytes())
+        .ok()
+        .and_then(|pairs| {
+            std::str::from_utf8(&pairs.get("seconds")?)
+                .ok()?
+                .parse()
+                .ok()
+        })
+        .filter(|seconds| *seconds > 0)
+        .unwrap_or(PROFILE_SECONDS);
+    if seconds > PROFILE_SECONDS_MAX {
+        let sentence = format!("A profile takes at most {PROFILE_SECONDS_MAX} seconds.\n");
+        return response::profiling_text(StatusCode::BAD_REQUEST, sentence);
+    }
+    match broker.cpu_profile(Duration::from_secs(seconds)).await {
+        Ok(profile) => response::profile(profile),
+        Err(error) => {
+            let text = format!("Could not enable CPU profiling: {error}\n");
+            response::profiling_text(StatusCode::INTERNAL_SERVER_ERROR, text)
+        }
+    }
 }
 
 /// The profiles that only a Go program has.

@@ -15,8 +15,10 @@ use super::Shard;
 use super::message::ShardMessage;
 use super::stats::StatsPart;
 use crate::gateway::{
-    AdminError, AdminRequest, Broker, BrokerInfo, BrokerStats, PublishFailure, StatsFilter,
+    AdminError, AdminRequest, Broker, BrokerInfo, BrokerStats, ProfileError, PublishFailure,
+    StatsFilter,
 };
+use crate::profile;
 use crate::shared::Shared;
 
 /// One owner, many short visits: a visit is a closure and cannot await, so that no borrow of the
@@ -49,6 +51,7 @@ impl ShardCell {
 pub(super) enum Request {
     Publish(oneshot::Sender<Result<(), String>>),
     Admin(oneshot::Sender<Result<(), AdminError>>),
+    Profile(oneshot::Sender<Result<Bytes, ProfileError>>),
     Stats {
         missing: usize,
         gathered: StatsPart,
@@ -128,6 +131,30 @@ impl Shard {
         receiver
     }
 
+    fn request_profile(
+        &mut self,
+        span: Duration,
+    ) -> oneshot::Receiver<Result<Bytes, ProfileError>> {
+        let (sender, receiver) = oneshot::channel();
+        let request = self.add_request(Request::Profile(sender));
+        let (shard, shared) = (self.id, Arc::clone(&self.shared));
+        let started = profile::start(span, move |result| {
+            let done = ShardMessage::ProfileDone { request, result };
+            shared.mailboxes.deliver(shard, done);
+        });
+        if let Err(error) = started {
+            self.on_profile_done(request, Err(error));
+        }
+        receiver
+    }
+
+    pub(super) fn on_profile_done(&mut self, request: u64, result: Result<Bytes, ProfileError>) {
+        if let Some(Request::Profile(sender)) = self.requests.remove(&request) {
+            // As above.
+            drop(sender.send(result));
+        }
+    }
+
     pub(super) fn on_stats_part(&mut self, request: u64, part: StatsPart) {
         let Some(Request::Stats {
             missing, gathered, ..
@@ -191,6 +218,13 @@ impl Broker for Gateway {
     async fn stats(&self, filter: StatsFilter) -> BrokerStats {
         let answer = self.cell.with(|shard| shard.request_stats(&filter));
         answer.await.unwrap_or_default()
+    }
+
+    async fn cpu_profile(&self, span: Duration) -> Result<Bytes, ProfileError> {
+        let answer = self.cell.with(|shard| shard.request_profile(span));
+        answer
+            .await
+            .unwrap_or_else(|_| Err(ProfileError::Failed(STOPPING.to_owned())))
     }
 
     fn info(&self) -> &BrokerInfo {

@@ -17,7 +17,7 @@ use nsq_proto::{ChannelName, TopicName};
 use rustls::ServerConfig;
 
 use crate::conn::{Connection, Ticket};
-use crate::gateway::{AdminError, AdminRequest, StatsFilter};
+use crate::gateway::{AdminError, AdminRequest, ProfileError, StatsFilter};
 use crate::grants::Grants;
 use crate::shard::stats::StatsPart;
 
@@ -105,6 +105,13 @@ pub(crate) enum ShardMessage {
     },
     /// All numbers of the shard are wanted, without clients. Bounded by who asks: once an interval.
     Numbers(oneshot::Sender<Box<StatsPart>>),
+    /// The answer to a request for a CPU profile. There is one at a time.
+    ProfileDone {
+        /// The asker's number.
+        request: u64,
+        /// The profile.
+        result: Result<Bytes, ProfileError>,
+    },
     /// `nsqd.dat` now holds (or, on an error, could not be made to hold) every change of this
     /// shard up to `version`.
     CatalogueSaved {

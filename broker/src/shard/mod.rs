@@ -250,6 +250,7 @@ impl Shard {
                 // Who asked may have given up.
                 drop(sender.send(part));
             }
+            ShardMessage::ProfileDone { request, result } => self.on_profile_done(request, result),
             ShardMessage::CatalogueSaved { version, result } => {
                 self.on_catalogue_saved(version, &result);
             }

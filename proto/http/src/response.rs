@@ -4,7 +4,7 @@
 //! not. `Content-Length` and `Date` are added by hyper.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, LOCATION};
+use http::header::{ALLOW, CONNECTION, CONTENT_DISPOSITION, CONTENT_TYPE, LOCATION};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::Full;
 use hyper::ext::ReasonPhrase;
@@ -20,6 +20,8 @@ const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
+const PROFILE_FILE: HeaderValue = HeaderValue::from_static("attachment; filename=\"profile\"");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// What stands unescaped in the path of a URL.
@@ -145,6 +147,16 @@ pub fn plain(status: StatusCode, body: impl Into<Bytes>) -> Response {
 /// A text of the profiling pages, which browsers must not take for something else.
 pub fn profiling_text(status: StatusCode, body: impl Into<Bytes>) -> Response {
     typed(status, TEXT, body).no_sniff()
+}
+
+/// A profile, to be kept as a file.
+#[must_use]
+pub fn profile(body: Bytes) -> Response {
+    let mut response = typed(StatusCode::OK, BYTES, body).no_sniff();
+    response
+        .headers_mut()
+        .insert(CONTENT_DISPOSITION, PROFILE_FILE);
+    response
 }
 
 /// A page of the profiling pages.

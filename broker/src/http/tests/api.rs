@@ -1,5 +1,7 @@
 //! Everything but publishing and statistics: status, headers and body of each endpoint.
 
+use std::time::Duration;
+
 use super::fixture::FakeBroker;
 use super::wire::{Answer, Client, ask, outcome, refusal};
 use crate::gateway::{AdminError, AdminRequest};
@@ -317,6 +319,31 @@ fn options_are_changed_by_their_body() {
             expected
         );
     }
+}
+
+#[test]
+fn cpu_profiles_take_the_time_asked_for_within_bounds() {
+    let broker = FakeBroker::new();
+    for query in ["", "?seconds=5", "?seconds=90", "?seconds=-1", "?seconds=x"] {
+        let answer = ask(&broker, "GET", &format!("/debug/pprof/profile{query}"), "");
+        assert_eq!(answer.status, "200 OK");
+        assert_eq!(
+            answer.header("Content-Type"),
+            Some("application/octet-stream")
+        );
+        assert_eq!(answer.body, "a profile");
+    }
+    let spans = broker.0.profiled.borrow().clone();
+    assert_eq!(spans, [30, 5, 90, 30, 30].map(Duration::from_secs));
+    assert_eq!(
+        outcome(&broker, "GET", "/debug/pprof/profile?seconds=91", ""),
+        "400 Bad Request A profile takes at most 90 seconds.\n"
+    );
+    broker.0.is_profiling.set(true);
+    assert_eq!(
+        outcome(&broker, "GET", "/debug/pprof/profile", ""),
+        "500 Internal Server Error Could not enable CPU profiling: cpu profiling already in use\n"
+    );
 }
 
 #[test]

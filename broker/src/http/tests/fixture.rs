@@ -13,7 +13,7 @@ use nsq_proto::{ChannelName, TopicName};
 
 use crate::gateway::{
     AdminError, AdminRequest, Broker, BrokerInfo, BrokerStats, ChannelEntry, ClientStats,
-    PublishFailure, StatsFilter, TopicEntry,
+    ProfileError, PublishFailure, StatsFilter, TopicEntry,
 };
 use crate::http::stats::{Memory, Report};
 
@@ -35,6 +35,8 @@ pub(super) struct State {
     pub(super) warnings: RefCell<Vec<String>>,
     pub(super) illness: RefCell<Option<String>>,
     pub(super) admin_error: RefCell<Option<AdminError>>,
+    pub(super) profiled: RefCell<Vec<Duration>>,
+    pub(super) is_profiling: Cell<bool>,
     pub(super) is_exiting: Cell<bool>,
     /// Publishes wait while it is set.
     pub(super) holds_publishes: Cell<bool>,
@@ -56,6 +58,8 @@ impl FakeBroker {
             warnings: RefCell::default(),
             illness: RefCell::default(),
             admin_error: RefCell::default(),
+            profiled: RefCell::default(),
+            is_profiling: Cell::new(false),
             is_exiting: Cell::new(false),
             holds_publishes: Cell::new(false),
         }))
@@ -108,6 +112,14 @@ impl Broker for FakeBroker {
     async fn stats(&self, filter: StatsFilter) -> BrokerStats {
         self.0.filters.borrow_mut().push(filter);
         self.0.stats.borrow().clone()
+    }
+
+    async fn cpu_profile(&self, span: Duration) -> Result<Bytes, ProfileError> {
+        self.0.profiled.borrow_mut().push(span);
+        if self.0.is_profiling.get() {
+            return Err(ProfileError::InUse);
+        }
+        Ok(Bytes::from_static(b"a profile"))
     }
 
     fn info(&self) -> &BrokerInfo {
