@@ -29,6 +29,7 @@ MODULES = (
     "test_http",
     "test_http_publish",
     "test_http_stats",
+    "test_config",
     "test_latency",
     "test_profile",
     "test_unix",
