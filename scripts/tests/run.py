@@ -30,6 +30,7 @@ MODULES = (
     "test_http_publish",
     "test_http_stats",
     "test_config",
+    "test_logs",
     "test_latency",
     "test_profile",
     "test_unix",

@@ -16,7 +16,7 @@ use super::outbound::HttpClient;
 use super::saver::Saver;
 use super::statsd::Pusher;
 use super::{ControlMessage, ControlSettings};
-use crate::catalogue::{Catalogue, FILE_NAME};
+use crate::catalogue::Catalogue;
 use crate::shard::message::{ShardId, ShardMessage};
 use crate::shared::Shared;
 
@@ -113,9 +113,11 @@ impl Control {
             drop(timeout(FAREWELL, pushing).await);
         }
         if self.ready == self.shared.shard_count() {
-            self.log_persisting();
             self.failed |= self.saver.save_all().await.is_err();
         }
+        self.shared
+            .logger
+            .info(format_args!("NSQ: stopping subsystems"));
         !self.failed
     }
 
@@ -149,7 +151,6 @@ impl Control {
         if self.ready < self.shared.shard_count() {
             return;
         }
-        self.log_persisting();
         if let Err(error) = self.saver.save_all().await {
             self.fail(&format!("failed to persist metadata - {error}"));
             return;
@@ -194,14 +195,6 @@ impl Control {
         for shard in 0..self.shared.shard_count() {
             self.shared.mailboxes.deliver(shard, message());
         }
-    }
-
-    fn log_persisting(&self) {
-        let file = self.shared.settings.data_path.join(FILE_NAME);
-        self.shared.logger.info(format_args!(
-            "NSQ: persisting topic/channel metadata to {}",
-            file.display()
-        ));
     }
 }
 

@@ -99,6 +99,11 @@ impl Task {
     /// Writes the file and tells everybody.
     async fn store(mut self) -> Self {
         let shared = Arc::clone(&self.shared);
+        let file = shared.settings.data_path.join(FILE_NAME);
+        shared.logger.info(format_args!(
+            "NSQ: persisting topic/channel metadata to {}",
+            file.display()
+        ));
         let catalogue = self.catalogue;
         let written = tokio::task::spawn_blocking(move || {
             let settings = &shared.settings;

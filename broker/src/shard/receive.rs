@@ -279,10 +279,7 @@ impl Shard {
                 {
                     self.core.cancel(timer);
                 }
-                let remote = &connection.remote;
-                self.shared
-                    .logger
-                    .info(format_args!("PROTOCOL(V2): [{remote}] exiting ioloop"));
+                self.log_exit(&connection);
                 self.forget_changes_of(key);
             }
             Protocol::Http(mut http) => {
@@ -292,6 +289,15 @@ impl Shard {
                 self.wakers.extend(http.read_waker.take());
                 self.wakers.extend(http.write_waker.take());
             }
+        }
+    }
+
+    /// The reference has a loop for either direction, and a line for the end of each.
+    fn log_exit(&self, connection: &Connection) {
+        if connection.phase != Phase::Magic {
+            let (logger, remote) = (&self.shared.logger, &connection.remote);
+            logger.info(format_args!("PROTOCOL(V2): [{remote}] exiting ioloop"));
+            logger.info(format_args!("PROTOCOL(V2): [{remote}] exiting messagePump"));
         }
     }
 

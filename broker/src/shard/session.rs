@@ -131,15 +131,15 @@ impl Shard {
         };
         connection.input.advance(4);
         let remote = connection.remote.clone();
+        let shown = String::from_utf8_lossy(&magic).into_owned();
+        self.shared.logger.info(format_args!(
+            "CLIENT({remote}): desired protocol magic '{shown}'"
+        ));
         if &magic == MAGIC {
             connection.phase = Phase::Serving;
             connection.needed = 1;
-            self.shared.logger.info(format_args!(
-                "CLIENT({remote}): desired protocol magic '  V2'"
-            ));
             return;
         }
-        let shown = String::from_utf8_lossy(&magic).into_owned();
         self.shared.logger.error(format_args!(
             "client({remote}) bad protocol magic '{shown}'"
         ));
@@ -155,10 +155,9 @@ impl Shard {
             return;
         }
         if connection.phase == Phase::Magic {
-            let remote = connection.remote.clone();
-            self.shared.logger.error(format_args!(
-                "client({remote}) failed to read protocol version - EOF"
-            ));
+            self.shared
+                .logger
+                .error(format_args!("failed to read protocol version - EOF"));
             self.close_socket(key);
             return;
         }
@@ -250,7 +249,7 @@ impl Shard {
                 })
             }
             Command::Req { id, delay_ms } => {
-                let delay = Duration::from_millis(delay_ms);
+                let delay = self.clamp_requeue(key, Duration::from_millis(delay_ms));
                 self.on_ack(key, ProtoError::req_failed, id, |shard, consumer, id| {
                     shard.core.requeue(shard.now, consumer, id, delay)
                 })
@@ -329,6 +328,21 @@ impl Shard {
             Err(error) => self.reply_error(key, &failed(&id, &error.to_string())),
         }
         Flow::Next
+    }
+
+    /// A longer delay than the limit is cut to it, which the operators are told.
+    fn clamp_requeue(&mut self, key: SocketKey, delay: Duration) -> Duration {
+        let max = self.shared.settings.max_req_timeout;
+        if delay > max
+            && let Some(connection) = connection_mut(&mut self.sockets, key)
+        {
+            let (remote, asked, max) = (&connection.remote, delay.as_nanos(), max.as_nanos());
+            self.shared.logger.info(format_args!(
+                "PROTOCOL(V2): [{remote}] REQ timeout {asked} out of range 0-{max}. \
+                 Setting to {max}"
+            ));
+        }
+        delay.min(max)
     }
 
     /// Answers with an error that the connection survives.

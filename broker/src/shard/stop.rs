@@ -80,6 +80,7 @@ impl Shard {
             Stage::Answered => self.begin_syncing(),
             Stage::Syncing | Stage::Checkpointing if late => self.end_late(),
             Stage::Syncing if !self.logs_pending() && !self.sync_dirty_logs() => {
+                self.log_what_is_kept();
                 self.checkpoint_all();
                 self.enter(Stage::Checkpointing);
             }
@@ -108,6 +109,38 @@ impl Shard {
             self.close_socket(key);
         }
         self.touched = true;
+    }
+
+    /// In the words of the reference, which writes at its end what it held in memory; here it is in
+    /// the log already, and its state goes to the checkpoint.
+    fn log_what_is_kept(&self) {
+        let logger = &self.shared.logger;
+        for stats in self
+            .core
+            .topics()
+            .filter_map(|key| self.core.topic_stats(key))
+        {
+            logger.info(format_args!("TOPIC({}): closing", stats.name));
+            for channel in &stats.channels {
+                let name = &channel.name;
+                logger.info(format_args!("CHANNEL({name}): closing"));
+                let in_memory = channel.depth - channel.backend_depth;
+                let (in_flight, deferred) = (channel.in_flight_count, channel.deferred_count);
+                if in_memory + in_flight + deferred > 0 {
+                    logger.info(format_args!(
+                        "CHANNEL({name}): flushing {in_memory} memory {in_flight} in-flight \
+                         {deferred} deferred messages to backend"
+                    ));
+                }
+            }
+            let in_memory = stats.depth - stats.backend_depth;
+            if in_memory > 0 {
+                let name = &stats.name;
+                logger.info(format_args!(
+                    "TOPIC({name}): flushing {in_memory} memory messages to backend"
+                ));
+            }
+        }
     }
 
     fn enter(&mut self, stage: Stage) {
