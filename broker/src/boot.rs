@@ -399,7 +399,11 @@ fn drive_shard(start: ShardStart) -> Result<(), String> {
         topics,
     } = start;
     let executor = executor(id, cpu, &shared.logger).map_err(|error| error.to_string())?;
-    let ring = Ring::new(RingOptions::default()).map_err(|error| error.to_string())?;
+    let options = RingOptions {
+        segment_io: shared.settings.segment_io,
+        ..RingOptions::default()
+    };
+    let ring = Ring::new(options).map_err(|error| error.to_string())?;
     let mailbox = Mailbox::new(MAILBOX_CAPACITY, ring.doorbell());
     shared.mailboxes.open(id, mailbox.clone());
     let mut shard = Shard::new(id, Arc::clone(&shared));

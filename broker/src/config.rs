@@ -105,11 +105,14 @@ pub enum SyncMode {
     Always,
 }
 
-/// How segment files are written. `Direct` is accepted and warned about; buffered is used.
+/// How large parts of segment files are written and read. What is small is always buffered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the values of --segment-io")]
 pub enum SegmentIo {
+    /// `--segment-io=auto`: around the page cache while that gets more written.
+    Auto,
+    /// `--segment-io=buffered`: through the page cache.
     Buffered,
+    /// `--segment-io=direct`: around the page cache, where the file system can.
     Direct,
 }
 
@@ -128,7 +131,7 @@ pub struct Durability {
     pub segment_bytes_max: u64,
     /// `--mem-queue-size`: messages that an ephemeral topic or channel holds.
     pub mem_queue_size: u64,
-    /// `--segment-io` as given.
+    /// `--segment-io`.
     pub segment_io: SegmentIo,
 }
 

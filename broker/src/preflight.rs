@@ -328,6 +328,7 @@ fn can_receive() -> bool {
         entries: 8,
         recv_buffers: 2,
         recv_buffer_bytes: 4096,
+        ..RingOptions::default()
     };
     let trial = || -> io::Result<bool> {
         let (mut here, there) = UnixStream::pair()?;

@@ -50,6 +50,7 @@ pub(crate) fn settings(config: &Config, https_port: u16) -> Settings {
         log: log_config(config),
         sync_timeout: config.durability.sync_timeout,
         cache_bytes_max: usize::try_from(cache).unwrap_or(usize::MAX),
+        segment_io: config.durability.segment_io,
         spin: config.shards.spin,
         auth_required: !config.security.auth_http_addresses.is_empty(),
         tls_required: config.security.tls.required != TlsRequired::No,

@@ -15,7 +15,7 @@ use nsq_log::LogConfig;
 use nsq_proto::{IdentifyLimits, IdentifyReply, IdentifyRequest, Limits};
 
 use crate::clock::Clock;
-use crate::config::{Compression, RuntimeChange, RuntimeConfig};
+use crate::config::{Compression, RuntimeChange, RuntimeConfig, SegmentIo};
 use crate::conn;
 use crate::control::{ControlMessage, ControlSender};
 use crate::gateway::BrokerInfo;
@@ -49,6 +49,8 @@ pub(crate) struct Settings {
     pub(crate) sync_timeout: Duration,
     /// Bytes of message caches per shard.
     pub(crate) cache_bytes_max: usize,
+    /// How large parts of segment files are written and read.
+    pub(crate) segment_io: SegmentIo,
     /// How long an idle shard spins before it parks.
     pub(crate) spin: Duration,
     /// Some authorization server is configured.

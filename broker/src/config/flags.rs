@@ -369,8 +369,9 @@ fn ours() -> Vec<Flag> {
         Flag::new(
             "segment-io",
             word(parse_segment_io),
-            Value::Text("buffered".to_owned()),
-            "how segment files are written ('buffered' or 'direct')",
+            Value::Text("auto".to_owned()),
+            "how large parts of segment files are written: 'buffered' (through the page cache), \
+             'direct' (around it) or 'auto' (whichever gets more done)",
         ),
         Flag::int(
             "shards",
@@ -427,16 +428,16 @@ fn parse_tls_version(text: &str) -> Result<Value, String> {
 }
 
 fn parse_sync(text: &str) -> Result<Value, String> {
-    one_of(text, ["interval", "always"])
+    one_of(text, &["interval", "always"])
 }
 
 fn parse_segment_io(text: &str) -> Result<Value, String> {
-    one_of(text, ["buffered", "direct"])
+    one_of(text, &["auto", "buffered", "direct"])
 }
 
-fn one_of(text: &str, words: [&str; 2]) -> Result<Value, String> {
+fn one_of(text: &str, words: &[&str]) -> Result<Value, String> {
     if words.contains(&text) {
         return Ok(Value::Text(text.to_owned()));
     }
-    Err(format!("must be {} or {}", words[0], words[1]))
+    Err(format!("must be {}", words.join(" or ")))
 }

@@ -84,6 +84,7 @@ fn defaults_are_those_of_the_reference() {
     );
     assert!(config.shards.count >= 1);
     assert_eq!(config.shards.spin, Duration::from_micros(50));
+    assert_eq!(config.durability.segment_io, SegmentIo::Auto);
     assert_eq!(config.shards.mem_limit, None);
     assert_eq!(config.warnings, [] as [String; 0]);
 }
@@ -277,6 +278,7 @@ fn harmless_extremes_are_accepted() {
         "-https-address=",
         "-statsd-interval=1s",
         "-spin=0",
+        "-segment-io=direct",
         "-shards=3",
         "-mem-limit=0x100000",
         "-sync=always",
@@ -286,6 +288,7 @@ fn harmless_extremes_are_accepted() {
     assert_eq!((config.listen.http, config.listen.https), (None, None));
     assert_eq!(config.shards.count, 3);
     assert_eq!(config.shards.spin, Duration::ZERO);
+    assert_eq!(config.durability.segment_io, SegmentIo::Direct);
     assert_eq!(config.shards.mem_limit, Some(1 << 20));
     assert_eq!(config.durability.sync, SyncMode::Always);
     assert!(config.limits.requeue_on_disconnect);
@@ -301,7 +304,7 @@ fn bad_words_are_flag_errors() {
         ),
         (
             "-segment-io=x",
-            r#"invalid value "x" for flag -segment-io: must be buffered or direct"#,
+            r#"invalid value "x" for flag -segment-io: must be auto or buffered or direct"#,
         ),
         (
             "-tls-required=x",
@@ -481,11 +484,7 @@ fn statsd_prefix_names_the_host() {
 
 #[test]
 fn settings_without_effect_are_warned_about() {
-    let args = [
-        "-queue-scan-selection-count=1",
-        "-segment-io=direct",
-        "-worker-id=5",
-    ];
+    let args = ["-queue-scan-selection-count=1", "-worker-id=5"];
     let config = config(&args);
     assert_eq!(config.warnings.len(), args.len(), "{:?}", config.warnings);
     for arg in args {
@@ -496,7 +495,6 @@ fn settings_without_effect_are_warned_about() {
             "{flag}"
         );
     }
-    assert_eq!(config.durability.segment_io, SegmentIo::Direct);
 }
 
 #[test]

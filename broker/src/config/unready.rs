@@ -28,12 +28,6 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
             "TLS 1.2 is the oldest version spoken",
         ));
     }
-    if settings.string("segment-io") == "direct" {
-        lines.push(line(
-            "segment-io",
-            "direct is not implemented yet, buffered is used",
-        ));
-    }
     lines
 }
 

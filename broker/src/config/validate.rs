@@ -213,6 +213,7 @@ fn durability(settings: &Settings, data_path: PathBuf) -> Checked<Durability> {
         _ => SyncMode::Interval,
     };
     let segment_io = match settings.string("segment-io") {
+        "auto" => SegmentIo::Auto,
         "direct" => SegmentIo::Direct,
         _ => SegmentIo::Buffered,
     };

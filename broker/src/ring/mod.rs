@@ -19,11 +19,15 @@
 //! Hot path: no allocation, formatting, await or hashing per message or per receive.
 
 mod buffers;
+mod direct;
 mod doorbell;
 mod endpoints;
 mod files;
 mod ops;
+mod pool;
 mod queue;
+mod reads;
+mod route;
 mod send;
 mod sockets;
 #[cfg(test)]
@@ -37,9 +41,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use doorbell::Doorbell;
-pub use files::INLINE_WRITE_BYTES_MAX;
+pub use route::INLINE_WRITE_BYTES_MAX;
 pub use send::send_vectored;
 pub use turn::Ring;
+
+use crate::config::SegmentIo;
 
 /// Sizes of a [`Ring`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +56,8 @@ pub struct RingOptions {
     pub recv_buffers: u16,
     /// Size of each receive buffer.
     pub recv_buffer_bytes: u32,
+    /// Whether large writes and reads may go around the page cache.
+    pub segment_io: SegmentIo,
 }
 
 impl Default for RingOptions {
@@ -63,6 +71,7 @@ impl Default for RingOptions {
             entries: 512,
             recv_buffers: 256,
             recv_buffer_bytes: 16 * 1024,
+            segment_io: SegmentIo::Auto,
         }
     }
 }

@@ -8,8 +8,10 @@ use std::rc::Rc;
 use io_uring::{opcode, squeue, types};
 
 use super::buffers::GROUP;
+use super::direct::DirectOp;
 use super::doorbell::Doorbell;
-use super::files::{ReadOp, WriteOp};
+use super::files::WriteOp;
+use super::reads::ReadOp;
 
 /// Names one operation: its slot in the table, and a generation that tells successive users of
 /// the slot apart. Travels through the kernel as `user_data`.
@@ -52,6 +54,8 @@ pub(super) enum Op {
     Writable(SocketOp),
     /// Boxed: the kernel reads the part list at its address, and the table may grow.
     Write(Box<WriteOp>),
+    /// A part of a large write.
+    Direct(DirectOp),
     Read(ReadOp),
     Sync {
         token: u64,
@@ -101,6 +105,7 @@ impl Op {
                 opcode::PollAdd::new(fd(op.fd.as_raw_fd()), poll_mask(libc::POLLOUT)).build()
             }
             Self::Write(op) => op.entry(),
+            Self::Direct(op) => op.entry(),
             Self::Read(op) => op.entry(),
             Self::Sync { file, .. } => opcode::Fsync::new(fd(file.as_raw_fd()))
                 .flags(types::FsyncFlags::DATASYNC)

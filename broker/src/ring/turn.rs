@@ -13,12 +13,27 @@ use io_uring::cqueue;
 use nsq_core::Now;
 
 use super::buffers::{Buffers, GROUP};
+use super::direct::DirectFiles;
 use super::doorbell::Doorbell;
 use super::endpoints::Endpoints;
 use super::ops::{Op, OpId, Ops};
+use super::pool::Pool;
 use super::queue::Queue;
+use super::route::Route;
 use super::{Completion, RingOptions, Wait};
 use crate::clock::Clock;
+
+/// Half a direct write of a block of messages (256 KiB) and the table that goes before it: a
+/// device takes two together faster than one.
+const BOUNCE_BYTES: usize = 144 * 1024;
+/// 4.5 MiB on their way: several times what keeps a device busy.
+const BOUNCE_BUFFERS: usize = 32;
+/// One read-ahead of a log (512 KiB), with what alignment adds at either end.
+const READ_BUFFER_BYTES: usize = 520 * 1024;
+/// 31 MiB: what channels that lag behind hold between reading and sending.
+const READ_BUFFERS: usize = 62;
+/// How often buffers that are not needed any more are given back.
+const TRIM_EVERY: Duration = Duration::from_secs(5);
 
 /// Takes completions.
 pub(super) type Sink<'a> = dyn FnMut(Completion<'_>) + 'a;
@@ -38,8 +53,14 @@ pub struct Ring {
     pub(super) starved: VecDeque<OpId>,
     /// Outcomes that needed no kernel round trip, for the next turn.
     pub(super) ready: VecDeque<Ready>,
-    /// While set, writes are not made inline: the kernel makes writers wait.
-    pub(super) throttled_until: Option<Now>,
+    pub(super) route: Route,
+    pub(super) direct: DirectFiles,
+    /// What direct writes are copied into.
+    pub(super) bounce: Pool,
+    /// What large reads are read into.
+    pub(super) reading: Pool,
+    /// When the pools are trimmed next.
+    trim_at: Now,
     pub(super) clock: Clock,
     doorbell: Doorbell,
     /// Being dropped: nothing is armed again.
@@ -74,7 +95,11 @@ impl Ring {
             listeners: Vec::new(),
             starved: VecDeque::new(),
             ready: VecDeque::new(),
-            throttled_until: None,
+            route: Route::new(options.segment_io),
+            direct: DirectFiles::default(),
+            bounce: Pool::new(BOUNCE_BYTES, BOUNCE_BUFFERS),
+            reading: Pool::new(READ_BUFFER_BYTES, READ_BUFFERS),
+            trim_at: Now(0),
             clock: Clock::start(),
             doorbell: doorbell.clone(),
             closing: false,
@@ -111,6 +136,7 @@ impl Ring {
             delivered += 1;
             on(completion);
         };
+        self.direct.sweep();
         self.enter(wait, is_idle)?;
         self.deliver_ready(&mut sink);
         self.reap(&mut sink);
@@ -148,10 +174,25 @@ impl Ring {
             Wait::Until(timeout) if nothing_to_do => timeout,
             Wait::Until(_) | Wait::No => return self.queue.enter(None),
         };
+        self.trim();
         self.doorbell.park();
         let outcome = self.queue.enter(is_idle().then_some(timeout));
         self.doorbell.unpark();
         outcome
+    }
+
+    /// Gives back memory that large reads and writes no longer need. Done before parking: a ring
+    /// that does not park is at work.
+    fn trim(&mut self) {
+        if self.bounce.is_empty() && self.reading.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        if now >= self.trim_at {
+            self.trim_at = now.after(TRIM_EVERY);
+            self.bounce.trim();
+            self.reading.trim();
+        }
     }
 
     fn deliver_ready(&mut self, sink: &mut Sink<'_>) {
@@ -189,6 +230,7 @@ impl Ring {
             Some(Op::Receive(_)) => self.on_receive(id, cqe, sink),
             Some(Op::Writable(_)) => self.on_writable(id, sink),
             Some(Op::Write(_)) => self.on_write(id, cqe.result(), sink),
+            Some(Op::Direct(_)) => self.on_direct(id, cqe.result(), sink),
             Some(Op::Read(_)) => self.on_read(id, cqe.result(), sink),
             Some(Op::Sync { .. }) => self.on_sync(id, cqe.result(), sink),
             Some(Op::Accept(_)) => self.on_accept(id, cqe, sink),

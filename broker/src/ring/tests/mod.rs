@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests measure real waiting")]
 
+mod direct;
 mod files;
 mod sockets;
 mod wake;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{Completion, Ring, RingOptions, Wait};
+use crate::config::SegmentIo;
 
 /// Far beyond what any step takes; reaching it fails the test.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -22,6 +24,7 @@ const SMALL: RingOptions = RingOptions {
     entries: 8,
     recv_buffers: 4,
     recv_buffer_bytes: 4096,
+    segment_io: SegmentIo::Buffered,
 };
 
 /// A completion that owns what it carries.

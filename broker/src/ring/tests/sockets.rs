@@ -9,7 +9,8 @@ use std::thread;
 
 use super::super::{Ring, RingOptions, Wait, send_vectored};
 use super::{
-    Event, is_closed, next_event, pattern, received, ring, settle, shared, tag, turn_until,
+    Event, SegmentIo, is_closed, next_event, pattern, received, ring, settle, shared, tag,
+    turn_until,
 };
 
 /// Sends until the socket is full; how many bytes it took.
@@ -81,6 +82,7 @@ fn four_busy_connections_share_two_small_buffers() {
         entries: 4,
         recv_buffers: 2,
         recv_buffer_bytes: 1024,
+        segment_io: SegmentIo::Buffered,
     };
     let mut ring = Ring::new(options).unwrap();
     let mut senders = Vec::new();
@@ -114,6 +116,7 @@ fn receives_that_wait_for_a_buffer_can_be_stopped_forgotten_and_dropped() {
         entries: 8,
         recv_buffers: 1,
         recv_buffer_bytes: 512,
+        segment_io: SegmentIo::Buffered,
     };
     let mut ring = Ring::new(options).unwrap();
     let mut fds = Vec::new();

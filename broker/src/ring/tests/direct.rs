@@ -1,0 +1,405 @@
+//! Large writes and reads around the page cache, alone and beside buffered ones.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::thread;
+
+use bytes::Bytes;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+use super::super::direct::is_cached;
+use super::super::{Ring, RingOptions};
+use super::{Event, SMALL, SegmentIo, next_event, pattern, shared, turn_until};
+
+const MIB: usize = 1024 * 1024;
+
+fn ring(segment_io: SegmentIo) -> Ring {
+    Ring::new(RingOptions {
+        segment_io,
+        ..SMALL
+    })
+    .expect("tests need io_uring")
+}
+
+/// A file, and what it is to hold.
+struct Model {
+    file: Rc<OwnedFd>,
+    bytes: Vec<u8>,
+}
+
+impl Model {
+    /// A file of `len` zeros in the build directory, which is on a disk where `/tmp` may not be.
+    fn new(len: usize) -> Self {
+        let program = std::env::current_exe().unwrap();
+        Self::new_in(program.parent().unwrap(), len)
+    }
+
+    fn new_in(directory: &Path, len: usize) -> Self {
+        let file = tempfile::tempfile_in(directory).unwrap();
+        file.set_len(len as u64).unwrap();
+        Self {
+            file: shared(file),
+            bytes: vec![0; len],
+        }
+    }
+
+    /// Starts writing `range` in two parts.
+    fn write(&mut self, ring: &mut Ring, token: u64, range: Range<usize>, seed: usize) {
+        let data = Bytes::from(pattern(seed + range.len())).slice(seed..);
+        let cut = range.len() / 7;
+        let file = Rc::clone(&self.file);
+        let parts = [data.slice(..cut), data.slice(cut..)];
+        ring.write(token, file, range.start as u64, parts);
+        let end = range.end.max(self.bytes.len());
+        self.bytes.resize(end, 0);
+        self.bytes[range].copy_from_slice(&data);
+    }
+
+    /// Reads `range` and compares, with the end of the file where it is.
+    fn check(&self, ring: &mut Ring, range: Range<usize>) {
+        let len = u32::try_from(range.len()).unwrap();
+        ring.read(5, Rc::clone(&self.file), range.start as u64, len);
+        let Event::Read(5, Ok(data)) = next_event(ring) else {
+            panic!("{range:?}")
+        };
+        let end = range.end.min(self.bytes.len());
+        let start = range.start.min(end);
+        assert!(data == self.bytes[start..end], "{range:?}");
+    }
+
+    fn check_all(&self, ring: &mut Ring) {
+        for start in (0..self.bytes.len()).step_by(MIB / 2) {
+            self.check(ring, start..start + MIB / 2);
+        }
+    }
+
+    /// Puts everything on disk and empties the page cache.
+    fn evict(&self) {
+        let copy = File::from(self.file.try_clone().unwrap());
+        copy.sync_all().unwrap();
+        posix_fadvise(&*self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+    }
+
+    /// Whether direct transfers show on this file system: nothing stays in the page cache.
+    fn shows_direct(&self) -> bool {
+        self.evict();
+        let shows = !is_cached(&self.file, 0, self.bytes.len());
+        if !shows {
+            println!("skipped: the page cache of this file system cannot be emptied or looked at");
+        }
+        shows
+    }
+}
+
+fn written(ring: &mut Ring, count: usize) {
+    let events = turn_until(ring, |events| events.len() >= count);
+    for event in events {
+        assert!(matches!(event, Event::Written(_, Ok(()))), "{event:?}");
+    }
+}
+
+/// Numbers that look random and are the same every time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 8).unwrap() % limit
+    }
+
+    /// Small, around the limits, or large; on a block or not.
+    fn range(&mut self, within: usize) -> Range<usize> {
+        let len = match self.below(4) {
+            0 => 1 + self.below(9000),
+            1 => 64 * 1024 - 2 + self.below(4),
+            2 => (1 + self.below(160)) * 4096,
+            _ => 65_536 + self.below(MIB),
+        };
+        let start = self.below(within);
+        let start = if self.below(3) == 0 {
+            start / 4096 * 4096
+        } else {
+            start
+        };
+        start..start + len
+    }
+}
+
+#[test]
+fn random_writes_and_reads_agree_with_a_model_whichever_way_they_take() {
+    for seed in 1..=6 {
+        let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15 ^ seed);
+        let mut model = Model::new(3 * MIB);
+        let modes = [SegmentIo::Direct, SegmentIo::Buffered, SegmentIo::Auto];
+        let mut rings = modes.map(ring);
+        for step in 0..60 {
+            let ring = &mut rings[numbers.below(3)];
+            let range = numbers.range(3 * MIB);
+            model.write(ring, 1, range, step);
+            written(ring, 1);
+            if numbers.below(5) == 0 {
+                model.evict();
+            }
+            let reader = &mut rings[numbers.below(3)];
+            model.check(reader, numbers.range(4 * MIB));
+        }
+        for ring in &mut rings {
+            model.check_all(ring);
+        }
+        model.evict();
+        model.check_all(&mut rings[0]);
+    }
+}
+
+#[test]
+fn neighbours_in_flight_together_keep_their_shared_blocks() {
+    let mut numbers = Numbers(77);
+    let mut model = Model::new(MIB);
+    let mut ring = ring(SegmentIo::Direct);
+    let mut at = 0;
+    for _ in 0..12 {
+        let count = 1 + numbers.below(6);
+        for token in 0..count {
+            let len = numbers.range(1).len();
+            model.write(&mut ring, token as u64, at..at + len, token);
+            at += len;
+        }
+        written(&mut ring, count);
+        model.check(&mut ring, at.saturating_sub(MIB)..at);
+    }
+    model.check_all(&mut ring);
+    model.evict();
+    model.check_all(&mut ring);
+}
+
+#[test]
+fn stale_pages_of_a_recycled_file_are_not_seen() {
+    let mut model = Model::new(2 * MIB);
+    let mut buffered = ring(SegmentIo::Buffered);
+    let mut direct = ring(SegmentIo::Direct);
+    for round in 0..3 {
+        // Dirty pages, then clean ones.
+        model.write(&mut buffered, 1, 0..2 * MIB, round);
+        written(&mut buffered, 1);
+        if round > 0 {
+            let copy = File::from(model.file.try_clone().unwrap());
+            copy.sync_all().unwrap();
+        }
+        model.write(&mut direct, 1, 5000..MIB + 5000, 100 + round);
+        written(&mut direct, 1);
+        model.check_all(&mut buffered);
+        model.evict();
+        model.check_all(&mut buffered);
+    }
+}
+
+#[test]
+fn direct_transfers_leave_the_page_cache_alone() {
+    let mut model = Model::new(MIB);
+    if !model.shows_direct() {
+        return;
+    }
+    let mut ring = ring(SegmentIo::Direct);
+    model.write(&mut ring, 1, 100..MIB - 100, 3);
+    written(&mut ring, 1);
+    assert!(!is_cached(&model.file, 0, MIB), "written directly");
+    assert!(is_cached(&model.file, 0, 4096), "the edge is buffered");
+    model.evict();
+    model.check(&mut ring, 1000..MIB / 2);
+    assert!(!is_cached(&model.file, 0, MIB), "read directly");
+    model.write(&mut ring, 1, 8192..8192 + 60_000, 3);
+    written(&mut ring, 1);
+    assert!(is_cached(&model.file, 8192, 60_000), "small is buffered");
+}
+
+#[test]
+fn direct_reads_end_at_the_end_of_the_file() {
+    let len = MIB + 777;
+    let mut model = Model::new(0);
+    let mut ring = ring(SegmentIo::Direct);
+    model.write(&mut ring, 1, 0..len, 1);
+    written(&mut ring, 1);
+    for start in [0, 1, len - 200_000, len - 65_536, len - 100, len, len + 9] {
+        for wanted in [0, 70_000, 400_000, 2 * MIB] {
+            model.evict();
+            model.check(&mut ring, start..start + wanted);
+        }
+    }
+}
+
+#[test]
+fn file_systems_and_files_without_direct_transfers_are_written_buffered() {
+    let mut ring = ring(SegmentIo::Direct);
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        let mut model = Model::new_in(memory, MIB);
+        model.write(&mut ring, 1, 10..MIB - 10, 1);
+        written(&mut ring, 1);
+        model.check_all(&mut ring);
+    }
+    // These two answer what a file system does that has no direct transfers.
+    let refuses_writes = File::options().write(true).open("/proc/self/oom_score_adj");
+    let refuses_reads = File::open("/proc/self/ns/uts").unwrap();
+    let mut model = Model::new(MIB);
+    ring.direct
+        .pretend(&model.file, refuses_writes.unwrap().into());
+    model.write(&mut ring, 1, 10..MIB - 10, 1);
+    written(&mut ring, 1);
+    assert!(
+        ring.direct.get(&model.file).is_none(),
+        "remembered for good"
+    );
+    model.check_all(&mut ring);
+    let mut model = Model::new(MIB);
+    model.write(&mut ring, 1, 0..MIB, 1);
+    written(&mut ring, 1);
+    let copy = model.file.try_clone().unwrap();
+    let other = Model {
+        file: Rc::new(copy),
+        bytes: model.bytes,
+    };
+    other.evict();
+    ring.direct.pretend(&other.file, refuses_reads.into());
+    other.check_all(&mut ring);
+    assert!(ring.direct.get(&other.file).is_none());
+}
+
+#[test]
+fn pipes_are_never_opened_again() {
+    let (reader, _writer) = io::pipe().unwrap();
+    let reader = shared(reader);
+    let mut ring = ring(SegmentIo::Direct);
+    assert!(ring.direct.get(&reader).is_none());
+    assert!(ring.direct.knows(&reader));
+}
+
+#[test]
+fn direct_descriptors_have_the_access_of_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    fs::write(&path, pattern(MIB)).unwrap();
+    let file = shared(File::open(&path).unwrap());
+    let mut ring = ring(SegmentIo::Direct);
+    ring.write(
+        1,
+        Rc::clone(&file),
+        0,
+        [Bytes::from(pattern(MIB)), Bytes::new()],
+    );
+    let Event::Written(1, Err(error)) = next_event(&mut ring) else {
+        panic!()
+    };
+    assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+}
+
+/// Descriptors of this process that are open on `path`.
+fn open_on(path: &Path) -> usize {
+    let links = fs::read_dir("/proc/self/fd").unwrap();
+    links
+        .filter_map(|link| fs::read_link(link.ok()?.path()).ok())
+        .filter(|target| target == path)
+        .count()
+}
+
+#[test]
+fn direct_descriptors_are_closed_after_their_file() {
+    let program = std::env::current_exe().unwrap();
+    let directory = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+    let mut ring = ring(SegmentIo::Direct);
+    let mut files = Vec::new();
+    for name in 0..100 {
+        let path = directory.path().join(name.to_string());
+        let file = shared(
+            File::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(&path)
+                .unwrap(),
+        );
+        ring.write(
+            1,
+            Rc::clone(&file),
+            0,
+            [Bytes::from(pattern(70_000)), Bytes::new()],
+        );
+        written(&mut ring, 1);
+        files.push((path, file));
+    }
+    let spare: usize = files.iter().map(|(path, _)| open_on(path) - 1).sum();
+    assert!(spare <= 32 && ring.direct.len() <= 32, "{spare}");
+    let paths: Vec<_> = files.into_iter().map(|(path, _)| path).collect();
+    // A turn that has something to do, and therefore ends.
+    ring.sync(1, shared(tempfile::tempfile().unwrap()));
+    next_event(&mut ring);
+    assert_eq!(ring.direct.len(), 0);
+    assert!(paths.iter().all(|path| open_on(path) == 0));
+}
+
+#[test]
+fn writes_that_find_no_buffer_are_buffered() {
+    let mut model = Model::new(24 * MIB);
+    let mut ring = ring(SegmentIo::Direct);
+    for token in 0..60 {
+        let start = token * 400_000;
+        model.write(&mut ring, token as u64, start..start + 400_000, token);
+    }
+    assert!(ring.bounce.made() <= 32);
+    assert!(ring.bounce.available() < 3, "no more fit in");
+    written(&mut ring, 60);
+    assert_eq!(ring.bounce.available(), 32);
+    model.check_all(&mut ring);
+}
+
+#[test]
+fn read_buffers_are_bounded_and_come_back_from_other_threads() {
+    for mode in [SegmentIo::Direct, SegmentIo::Buffered] {
+        let mut model = Model::new(MIB);
+        let mut ring = ring(mode);
+        model.write(&mut ring, 1, 0..MIB, 1);
+        written(&mut ring, 1);
+        model.evict();
+        let all = ring.reading.available();
+        let held: Vec<Bytes> = (0..all + 5)
+            .map(|at| {
+                ring.read(2, Rc::clone(&model.file), at as u64, 512 * 1024);
+                let Event::Read(2, Ok(data)) = next_event(&mut ring) else {
+                    panic!("{at}")
+                };
+                data
+            })
+            .collect();
+        assert_eq!((ring.reading.made(), ring.reading.available()), (all, 0));
+        for (at, data) in held.iter().enumerate() {
+            assert!(*data == model.bytes[at..at + 512 * 1024], "{at}");
+        }
+        let part = held[0].slice(5..10);
+        thread::spawn(move || drop(held)).join().unwrap();
+        assert_eq!(
+            ring.reading.available(),
+            all - 1,
+            "a slice keeps its buffer"
+        );
+        drop(part);
+        assert_eq!(ring.reading.available(), all);
+        drop(ring);
+    }
+}
+
+#[test]
+fn a_ring_is_dropped_with_direct_transfers_in_flight() {
+    let mut model = Model::new(8 * MIB);
+    let mut ring = ring(SegmentIo::Direct);
+    for token in 0..20 {
+        model.write(&mut ring, token, 0..300_000, 1);
+        ring.read(token, Rc::clone(&model.file), 0, 300_000);
+    }
+    drop(ring);
+    assert_eq!(Rc::strong_count(&model.file), 1);
+}
