@@ -1,0 +1,15 @@
+//!
+//! One module per program, named after it, with a `run` that the binary of that name calls; what
+//! several of them share lies beside them. The words of flags, messages and file names are those
+//! of the Go programs, because scripts know them.
+//!
+//! Not here: how to be an NSQ client (`nsq-client`), how flags are written (`nsq-cli`).
+
+mod client;
+mod cluster;
+pub mod command;
+mod http;
+pub mod nsq_stat;
+pub mod nsq_tail;
+mod terminal;
+pub mod to_nsq;
