@@ -1,3 +1,4 @@
+//! The utilities of NSQ: `nsq_stat`, `nsq_tail`, `nsq_to_file`, `nsq_to_http`, `nsq_to_nsq`, `to_nsq`.
 //!
 //! One module per program, named after it, with a `run` that the binary of that name calls; what
 //! several of them share lies beside them. The words of flags, messages and file names are those
@@ -8,8 +9,11 @@
 mod client;
 mod cluster;
 pub mod command;
+mod host_pool;
 mod http;
 pub mod nsq_stat;
 pub mod nsq_tail;
+pub mod nsq_to_nsq;
 mod terminal;
+mod timing;
 pub mod to_nsq;
