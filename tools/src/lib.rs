@@ -13,6 +13,7 @@ mod host_pool;
 mod http;
 pub mod nsq_stat;
 pub mod nsq_tail;
+pub mod nsq_to_file;
 pub mod nsq_to_http;
 pub mod nsq_to_nsq;
 mod terminal;
