@@ -44,6 +44,7 @@ MODULES = (
     "test_lookup_client",
     "test_auth",
     "test_statsd",
+    "test_tools",
     "test_readme",
     "test_sharding",
     "test_hostile",

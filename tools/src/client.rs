@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::command::{Failure, Sources, note};
 
 /// The row of `--consumer-opt` or `--producer-opt`, of which each occurrence is checked at once.
+/// The help is that of the reference.
 pub(crate) fn option_flag(name: &'static str, help: &str) -> Flag {
     let parse = |text: &str| match Config::new().set_option(text) {
         Ok(()) => Ok(Value::List(vec![text.to_owned()])),
@@ -19,9 +20,6 @@ pub(crate) fn option_flag(name: &'static str, help: &str) -> Flag {
         form: Form::Required,
         type_name: "value",
     });
-    let help = format!(
-        "option to passthrough to {help} (may be given multiple times, http://godoc.org/github.com/nsqio/go-nsq#Config)"
-    );
     Flag::new(name, kind, Value::List(Vec::new()), help)
 }
 
@@ -156,7 +154,7 @@ mod tests {
 
     fn settings(args: &[&str]) -> Result<Settings, EarlyExit> {
         let flags = vec![
-            option_flag("consumer-opt", "nsq.Consumer"),
+            option_flag("consumer-opt", ""),
             Flag::int("max-in-flight", 200, ""),
         ];
         command::table("nsq_tail", "", flags).load(args.iter().map(OsString::from))

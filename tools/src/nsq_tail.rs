@@ -56,7 +56,7 @@ fn table() -> FlagTable {
         Flag::int("max-in-flight", 200, "max number of messages to allow in flight"),
         Flag::int("n", 0, "total messages to show (will wait if starved)"),
         Flag::bool("print-topic", false, "print topic name where message was received"),
-        client::option_flag("consumer-opt", "nsq.Consumer"),
+        client::option_flag("consumer-opt", "option to passthrough to nsq.Consumer (may be given multiple times, http://godoc.org/github.com/nsqio/go-nsq#Config)"),
     ];
     flags.extend(command::source_flags());
     command::table(PROGRAM, "print version string", flags)

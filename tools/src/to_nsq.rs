@@ -56,7 +56,7 @@ fn table() -> FlagTable {
         Flag::text("delimiter", "\n", "character to split input from stdin").default_text("\"\\n\""),
         Flag::list("nsqd-tcp-address", "destination nsqd TCP address (may be given multiple times)"),
         Flag::int("rate", 0, "Throttle messages to n/second. 0 to disable"),
-        client::option_flag("producer-opt", "nsq.Producer"),
+        client::option_flag("producer-opt", "option to passthrough to nsq.Producer (may be given multiple times, http://godoc.org/github.com/nsqio/go-nsq#Config)"),
     ])
 }
 

@@ -67,7 +67,7 @@ fn table() -> FlagTable {
         Flag::duration("http-client-connect-timeout", "2s", "timeout for HTTP connect"),
         Flag::duration("http-client-request-timeout", "5s", "timeout for HTTP request"),
         Flag::list("topic", "nsq topic (may be given multiple times)"),
-        client::option_flag("consumer-opt", "nsq.Consumer"),
+        client::option_flag("consumer-opt", "option to passthrough to nsq.Consumer (may be given multiple times, http://godoc.org/github.com/nsqio/go-nsq#Config)"),
     ];
     flags.extend(command::source_flags());
     command::table(PROGRAM, "print version string", flags).allow_positionals()

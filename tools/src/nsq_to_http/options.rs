@@ -57,7 +57,7 @@ fn table() -> FlagTable {
         Flag::list("post", "HTTP address to make a POST request to.  data will be in the body (may be given multiple times)"),
         Flag::list("header", "Custom header for HTTP requests (may be given multiple times)"),
         Flag::list("get", "HTTP address to make a GET request to. '%s' will be printf replaced with data (may be given multiple times)"),
-        client::option_flag("consumer-opt", "nsq.Consumer"),
+        client::option_flag("consumer-opt", "option to passthrough to nsq.Consumer (may be given multiple times, http://godoc.org/github.com/nsqio/go-nsq#Config)"),
     ];
     flags.extend(command::source_flags());
     command::table(PROGRAM, "print version string", flags)

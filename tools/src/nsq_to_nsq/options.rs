@@ -44,8 +44,8 @@ fn table() -> FlagTable {
         Flag::list("whitelist-json-field", "for JSON messages: pass this field (may be given multiple times)"),
         Flag::text("require-json-field", "", "for JSON messages: only pass messages that contain this field"),
         Flag::text("require-json-value", "", "for JSON messages: only pass messages in which the required field has this value"),
-        client::option_flag("consumer-opt", "nsq.Consumer"),
-        client::option_flag("producer-opt", "nsq.Producer"),
+        client::option_flag("consumer-opt", "option to passthrough to nsq.Consumer (may be given multiple times, see http://godoc.org/github.com/nsqio/go-nsq#Config)"),
+        client::option_flag("producer-opt", "option to passthrough to nsq.Producer (may be given multiple times, see http://godoc.org/github.com/nsqio/go-nsq#Config)"),
     ];
     flags.extend(command::source_flags());
     command::table(PROGRAM, "print version string", flags)
