@@ -100,15 +100,18 @@ def messages_are_finished_when_they_are_synced(context: Context) -> None:
     folder = context.folder()
     program = context.settings.program("nsq_to_file")
     with writer(context, program, broker, folder, "-filename-format=f") as tool:
+        # A new file is synced with its first message.
+        publish(broker, "t", b"first")
+        eventually(lambda: finished(broker, "t"), "the first message")
         publish(broker, "t", *[b"x"] * 10)
-        eventually(lambda: contents(folder / "out") == {"f": b"x\n" * 10}, "readers see them at once")
+        eventually(lambda: contents(folder / "out") == {"f": b"first\n" + b"x\n" * 10}, "readers see them at once")
         equal((broker.channel("t", "nsq_to_file") or {})["in_flight_count"], 10, "not finished yet")
         # As an external rotation does.
         (folder / "out" / "f").rename(folder / "out" / "old")
         tool.send(signal.SIGHUP)
         eventually(lambda: finished(broker, "t"), "SIGHUP syncs")
         publish(broker, "t", b"y")
-        eventually(lambda: contents(folder / "out") == {"old": b"x\n" * 10, "f": b"y\n"}, "a new file")
+        eventually(lambda: contents(folder / "out") == {"old": b"first\n" + b"x\n" * 10, "f": b"y\n"}, "a new file")
         equal(tool.stop(), 0, "exit status")
         assert "INFO: [t/nsq_to_file] syncing 10 records to disk" in tool.stderr(), tool.stderr()
     assert finished(broker, "t")
@@ -198,8 +201,8 @@ def what_cannot_work_is_said_at_start(context: Context) -> None:
 
 
 def numbers(folder: Path) -> Iterator[bytes]:
-    """Every whole line in the files of a folder; a line that a kill has cut is shorter."""
-    for data in contents(folder).values():
+    """Every whole line in the output and work folders; a line that a kill has cut is shorter."""
+    for data in [*contents(folder / "out").values(), *contents(folder / "work").values()]:
         for line in data.split(b"\n"):
             if len(line) == NUMBER_WIDTH:
                 yield line

@@ -93,6 +93,9 @@ pub(crate) fn consumer(topic: &str, channel: &str, config: &Config) -> Result<Co
 pub(crate) async fn connect(consumer: &Consumer, sources: &Sources) -> Result<(), Failure> {
     let connected = consumer.connect_to_nsqds(&sources.nsqd).await;
     connected.map_err(Failure::plain)?;
+    if sources.lookupd.is_empty() {
+        return Ok(());
+    }
     let connected = consumer.connect_to_lookupds(&sources.lookupd).await;
     connected.map_err(Failure::plain)
 }

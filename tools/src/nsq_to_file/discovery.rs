@@ -220,6 +220,9 @@ async fn connect(consumer: &Consumer, sources: &Sources) -> Result<(), ConnectEr
     for address in &sources.nsqd {
         consumer.add_nsqd(address);
     }
+    if sources.lookupd.is_empty() {
+        return Ok(());
+    }
     match consumer.connect_to_lookupds(&sources.lookupd).await {
         Err(ConnectError::Stopped) => Ok(()),
         connected => connected,
