@@ -106,7 +106,10 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
         .enable_all()
         .build()
         .expect("a process can start threads");
-    runtime.block_on(future)
+    let output = runtime.block_on(future);
+    // A task may still be stuck in a write that nobody takes: it must not hold up the end.
+    runtime.shutdown_background();
+    output
 }
 
 /// SIGINT and SIGTERM.

@@ -103,7 +103,7 @@ impl Options {
 
 async fn tail(options: &Options) -> Outcome {
     let mut stop = StopSignals::install();
-    let (sender, mut batches) = mpsc::channel(1);
+    let (sender, batches) = mpsc::channel(1);
     let mut consumers = Vec::new();
     for (topic, name) in options.topics.iter().enumerate() {
         note(format_args!("Adding consumer for topic: {name}"));
@@ -117,19 +117,21 @@ async fn tail(options: &Options) -> Outcome {
         consumers.push(consumer);
     }
     drop(sender);
-    let prefixes = options.prefixes();
-    let mut left = options.count.unwrap_or(usize::MAX);
-    loop {
-        tokio::select! {
-            () = stop.wait() => begin_stop(&consumers),
-            batch = batches.recv() => {
-                let Some(batch) = batch else { break };
-                left -= show(batch, &prefixes, left)?;
-                if left == 0 {
-                    begin_stop(&consumers);
-                }
-            }
-        }
+    let printer = Printer {
+        prefixes: options.prefixes(),
+        left: options.count.unwrap_or(usize::MAX),
+        consumers: consumers.clone(),
+    };
+    // On a task of its own: standard output that takes nothing must not hold up signals.
+    let printing = tokio::spawn(printer.run(batches));
+    let stopping = async {
+        stop.wait().await;
+        begin_stop(&consumers);
+        wait_for_stop(&consumers).await;
+    };
+    tokio::select! {
+        outcome = printing => outcome.expect("printing does not panic")?,
+        () = stopping => return Ok(()),
     }
     wait_for_stop(&consumers).await;
     Ok(())
@@ -154,23 +156,44 @@ async fn receive(topic: usize, consumer: Consumer, batches: mpsc::Sender<Batch>)
     }
 }
 
-/// Prints at most `limit` of the messages and finishes those; the others go back at once. How many
-/// were printed.
-fn show(batch: Batch, prefixes: &[String], limit: usize) -> Result<usize, command::Failure> {
-    let mut messages = batch.messages.into_iter();
-    let shown: Vec<Message> = messages.by_ref().take(limit).collect();
-    let mut text = Vec::new();
-    for message in &shown {
-        text.extend_from_slice(prefixes[batch.topic].as_bytes());
-        text.extend_from_slice(message.body());
-        text.push(b'\n');
+/// Prints what all topics bring.
+#[derive(Debug)]
+struct Printer {
+    /// What stands before the messages of each topic.
+    prefixes: Vec<String>,
+    /// Messages still to be shown.
+    left: usize,
+    consumers: Vec<Consumer>,
+}
+
+impl Printer {
+    /// Prints until the consumers have stopped, and stops them when enough was shown.
+    async fn run(mut self, mut batches: mpsc::Receiver<Batch>) -> Outcome {
+        while let Some(batch) = batches.recv().await {
+            self.show(batch)?;
+            if self.left == 0 {
+                begin_stop(&self.consumers);
+            }
+        }
+        Ok(())
     }
-    // Standard output may be a terminal or pipe that does not take more.
-    tokio::task::block_in_place(|| print(&text))?;
-    let count = shown.len();
-    shown.into_iter().for_each(Message::finish);
-    messages.for_each(|message| message.requeue_without_backoff(Some(Duration::ZERO)));
-    Ok(count)
+
+    /// Prints and finishes what is still to be shown; other messages go back at once.
+    fn show(&mut self, batch: Batch) -> Outcome {
+        let mut messages = batch.messages.into_iter();
+        let shown: Vec<Message> = messages.by_ref().take(self.left).collect();
+        let mut text = Vec::new();
+        for message in &shown {
+            text.extend_from_slice(self.prefixes[batch.topic].as_bytes());
+            text.extend_from_slice(message.body());
+            text.push(b'\n');
+        }
+        tokio::task::block_in_place(|| print(&text))?;
+        self.left -= shown.len();
+        shown.into_iter().for_each(Message::finish);
+        messages.for_each(|message| message.requeue_without_backoff(Some(Duration::ZERO)));
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use super::TopicLog;
 use super::options::Writing;
 use super::rotation::{FileError, FileRotation, Now};
+use crate::client::wait_for_stop;
 use crate::terminal::Progress;
 
 /// What the program asks of the tasks of its topics.
@@ -85,7 +86,9 @@ impl TopicWriter {
                 }
             }
         }
-        block_in_place(|| self.sync().and_then(|()| self.files.close()))
+        block_in_place(|| self.sync().and_then(|()| self.files.close()))?;
+        wait_for_stop(&[self.consumer]).await;
+        Ok(())
     }
 
     /// Messages that may be taken before a sync, at least 1.
