@@ -239,6 +239,7 @@ def kills_lose_nothing_that_was_finished(context: Context) -> None:
             published += 2 * share
             equal(tool.wait(), -signal.SIGKILL, tool.stderr()[-2000:])
     with writer(context, program, broker, folder, *common, "-filename-format=plain") as tool:
+        tool.logged("connecting to nsqd")
         eventually(lambda: finished(broker, "t"), f"all finished: {broker.channel('t', 'nsq_to_file')}", 120)
         equal(tool.stop(), 0, "exit status")
     lines = list(numbers(folder))
@@ -262,9 +263,11 @@ class Directory(Broker):
 
 
 def directories(context: Context, count: int) -> List[Directory]:
-    binary = context.settings.reference_program("nsqlookupd")
+    """Ours and the reference's in turn."""
+    binaries = (context.settings.program("nsqlookupd"), context.settings.reference_program("nsqlookupd"))
     started = []
-    for _ in range(count):
+    for number in range(count):
+        binary = binaries[number % len(binaries)]
         folder = context.folder()
         directory = Directory(binary, folder / "data", folder / "nsqlookupd.log")
         context.own.append(directory)

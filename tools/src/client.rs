@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use nsq_cli::{Custom, EarlyExit, Flag, Form, Kind, Settings, VERSION, Value};
-use nsq_client::{Config, Consumer, Log, LogLevel, Message};
+use nsq_client::{Builder, Config, Consumer, Log, LogLevel, Message};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::command::{Failure, Sources, note};
@@ -72,8 +72,8 @@ pub(crate) fn log() -> Log {
     Log::stderr(LogLevel::Info)
 }
 
-/// A consumer that says loudly when it gives up a message, not connected yet.
-pub(crate) fn consumer(topic: &str, channel: &str, config: &Config) -> Result<Consumer, Failure> {
+/// Describes a consumer that says loudly when it gives up a message.
+pub(crate) fn builder(topic: &str, channel: &str, config: &Config) -> Builder {
     let scope = format!("{topic}/{channel}");
     let on_give_up = move |message: &Message| {
         let (id, attempts) = (message.id(), message.attempts() - 1);
@@ -85,6 +85,11 @@ pub(crate) fn consumer(topic: &str, channel: &str, config: &Config) -> Result<Co
         .config(config.clone())
         .log(log())
         .on_give_up(on_give_up)
+}
+
+/// Makes a consumer, not connected yet.
+pub(crate) fn consumer(topic: &str, channel: &str, config: &Config) -> Result<Consumer, Failure> {
+    builder(topic, channel, config)
         .build()
         .map_err(Failure::plain)
 }

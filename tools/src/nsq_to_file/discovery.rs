@@ -151,10 +151,7 @@ impl Discovery {
     fn start(&mut self, topic: &str) -> anyhow::Result<()> {
         let writing = self.options.writing.clone();
         let names = FileNames::new(&writing.names, topic, &hostname())?;
-        let consumer = Consumer::builder(topic, &writing.channel)
-            .config(self.options.consumer.clone())
-            .log(client::log())
-            .build()?;
+        let consumer = client::builder(topic, &writing.channel, &self.options.consumer).build()?;
         let log = TopicLog::new(self.logger.clone(), topic, &writing.channel);
         let files = FileRotation::new(writing.files.clone(), names, log.clone());
         let scope = format!("{topic}/{}", writing.channel);
