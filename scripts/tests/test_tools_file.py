@@ -16,7 +16,7 @@ from utility import Running, create, http, programs, publish, run, tcp, unused_p
 from wire import MAGIC, mpub
 
 KILL_ROUNDS, KILL_ROUNDS_QUICK = 30, 5
-KILL_MESSAGES = int(os.environ.get("RINGQ_FILE_KILL_MESSAGES", "200000"))
+KILL_MESSAGES = int(os.environ.get("RINGQ_FILE_KILL_MESSAGES", "1000000"))
 NUMBER_WIDTH = 12
 
 
