@@ -11,7 +11,8 @@ use reqwest::{ClientBuilder, Error};
 pub(crate) fn builder(connect_timeout: Duration, request_timeout: Duration) -> ClientBuilder {
     // The process has one cryptography provider; a second installation says so and changes nothing.
     drop(rustls::crypto::ring::default_provider().install_default());
-    let mut builder = ClientBuilder::new();
+    // As in the reference: what is asked here is asked directly.
+    let mut builder = ClientBuilder::new().no_proxy();
     if !connect_timeout.is_zero() {
         builder = builder.connect_timeout(connect_timeout);
     }
@@ -68,7 +69,7 @@ mod tests {
         let client = builder(Duration::from_secs(1), Duration::from_secs(5))
             .build()
             .unwrap();
-        let error = crate::client::block_on(client.get(&url).send()).unwrap_err();
+        let error = crate::client::block_on(async { client.get(&url).send().await }).unwrap_err();
         assert_eq!(
             error_text("Get", &url, &error),
             format!("Get \"{url}\": dial tcp 127.0.0.1:{port}: connect: connection refused")
