@@ -115,13 +115,17 @@ impl Contestants {
         self.work.join("data")
     }
 
-    /// An empty data folder on a disk that has nothing left to write, so that no side pays for another.
+    /// A data folder with nothing but so many topics, on a disk that has nothing left to write, so that no
+    /// side pays for another.
     ///
     /// # Errors
     /// The disk.
-    pub(super) fn fresh_data(&self) -> Result<()> {
+    pub(super) fn fresh_data(&self, topics: usize) -> Result<()> {
         self.remove_data()?;
         fs::create_dir_all(self.data())?;
+        if topics > 0 {
+            fs::write(self.data().join("nsqd.dat"), metadata(topics).to_string())?;
+        }
         syncfs(File::open(&self.work)?)?;
         Ok(())
     }
@@ -239,6 +243,19 @@ impl Drop for Broker {
     fn drop(&mut self) {
         end(&mut self.child);
     }
+}
+
+/// What both brokers keep of their topics.
+fn metadata(topics: usize) -> serde_json::Value {
+    let topic = |number| {
+        serde_json::json!({
+            "name": format!("topic-{number}"),
+            "paused": false,
+            "channels": [{"name": "ch0", "paused": false}],
+        })
+    };
+    let topics: Vec<_> = (0..topics).map(topic).collect();
+    serde_json::json!({"version": "1.3.0", "topics": topics})
 }
 
 /// Ends a process that may have ended already; what it leaves is thrown away.

@@ -38,7 +38,7 @@ impl Measurement<'_> {
     /// # Errors
     /// Something does not start, fails, or takes too long. What was started has ended then.
     pub(super) fn take(&self) -> Result<Value> {
-        self.contestants.fresh_data()?;
+        self.contestants.fresh_data(self.workload.topics)?;
         let deadline = Instant::now() + self.workload.limit;
         let mut broker = self.start()?;
         for step in self.preparation() {
