@@ -54,6 +54,7 @@ MODULES = (
     "test_regressions",
     "test_kill",
     "test_throughput",
+    "test_compare",
 )
 
 
