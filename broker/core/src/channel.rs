@@ -137,6 +137,15 @@ impl Channel {
         self.window.floor().unwrap_or_else(cursor)
     }
 
+    /// How many messages from `first` on will be wanted, of which `max` now: all that follow where
+    /// they are fresh, and no others where they come back or were deferred.
+    pub(crate) fn wanted_from(&self, first: u64, max: u32) -> u32 {
+        match self.window.get(first) {
+            Some(_) => max,
+            None => u32::MAX,
+        }
+    }
+
     /// Whether it owes a message of `[start, end)`.
     pub(crate) fn owes(&self, start: u64, end: u64) -> bool {
         self.pending.intersects(start, end) || self.window.owes(start, end)

@@ -23,6 +23,9 @@ pub enum Effect {
         topic: TopicKey,
         /// First sequence wanted.
         from: Sequence,
+        /// Messages wanted from there on, as far as is known: few where they lie scattered. More
+        /// may be given.
+        count: u32,
     },
     /// Close this connection without an error frame: its channel or topic was deleted.
     Disconnect {

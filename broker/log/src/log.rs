@@ -294,9 +294,10 @@ impl TopicLog {
 
     /// Asks for messages from `from` on. Answered by one [`LogEvent::Fetched`] or
     /// [`LogEvent::Unreadable`]; a sequence that is not written yet is waited for.
-    pub fn read(&mut self, disk: &mut dyn Disk, from: u64) {
+    /// `count` says how many are wanted, as far as that is known: for few of them little is read.
+    pub fn read(&mut self, disk: &mut dyn Disk, from: u64, count: u32) {
         if !self.is_deleted() {
-            self.reads.push(ReadRequest::new(from));
+            self.reads.push(ReadRequest::new(from, count));
         }
         self.enter(disk);
     }

@@ -23,18 +23,30 @@ use crate::log::{LogEvent, TopicLog};
 use crate::ops::Kind;
 use crate::segment::{Expectation, Search, Segment};
 
+/// Up to so many messages count as scattered, as due deferrals and requeues are: what lies behind them
+/// is hardly what is wanted next.
+const SCATTERED_MAX: u32 = 16;
+/// Bytes of a read for them: from the batch that the index knows to the wanted one, and some.
+const SCATTERED_READ_BYTES: u32 = 16 * 1024;
+
 /// A question on its way to its answer.
 #[derive(Debug, Clone)]
 pub(crate) struct ReadRequest {
     /// What was asked for.
     pub(crate) from: u64,
+    /// How many are wanted.
+    count: u32,
     /// Where to go on; `None` before the segment has been found.
     pub(crate) at: Option<Place>,
 }
 
 impl ReadRequest {
-    pub(crate) const fn new(from: u64) -> Self {
-        Self { from, at: None }
+    pub(crate) const fn new(from: u64, count: u32) -> Self {
+        Self {
+            from,
+            count,
+            at: None,
+        }
     }
 }
 
@@ -278,7 +290,7 @@ impl TopicLog {
         };
         let Some(segment) = self.segments.get_mut(place.segment) else {
             // Freed since: look again.
-            return self.advance_read(disk, ReadRequest::new(from));
+            return self.advance_read(disk, ReadRequest::new(from, request.count));
         };
         let limit = segment.readable;
         request.at = Some(place);
@@ -292,9 +304,11 @@ impl TopicLog {
             .get_mut(place.segment)
             .expect("just seen")
             .users += 1;
-        let wanted = u64::from(self.config.read_bytes)
-            .max(place.need)
-            .min(limit - place.offset);
+        let ahead = match request.count {
+            ..=SCATTERED_MAX => self.config.read_bytes.min(SCATTERED_READ_BYTES),
+            _ => self.config.read_bytes,
+        };
+        let wanted = u64::from(ahead).max(place.need).min(limit - place.offset);
         let len = u32::try_from(wanted).expect("neither a batch nor a read-ahead reaches 4 GiB");
         let offset = place.offset;
         disk.submit(
@@ -313,7 +327,7 @@ impl TopicLog {
         segment.users -= 1;
         let limit = segment.readable;
         match result.and_then(OpOutput::into_data) {
-            Ok(data) => self.on_data(disk, request.from, place, data),
+            Ok(data) => self.on_data(disk, request, place, data),
             Err(error) if is_shortage(&error) => {
                 self.is_held_back = true;
                 self.reads.push(request.clone());
@@ -336,6 +350,7 @@ impl TopicLog {
                         disk,
                         ReadRequest {
                             from: request.from,
+                            count: request.count,
                             at: Some(next),
                         },
                     );
@@ -344,7 +359,8 @@ impl TopicLog {
         }
     }
 
-    fn on_data(&mut self, disk: &mut dyn Disk, from: u64, place: Place, data: Bytes) {
+    fn on_data(&mut self, disk: &mut dyn Disk, request: &ReadRequest, place: Place, data: Bytes) {
+        let &ReadRequest { from, count, .. } = request;
         let tag = self.tag;
         let segment = self.segments.get_mut(place.segment).expect("just seen");
         let limit = segment.readable;
@@ -369,6 +385,7 @@ impl TopicLog {
                     disk,
                     ReadRequest {
                         from,
+                        count,
                         at: Some(next),
                     },
                 );

@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use crate::disk::File;
 use crate::format::{self, Header, Parsed};
 
-/// Bytes between two entries of a segment's index.
-const INDEX_STEP_BYTES: u64 = 64 * 1024;
-/// Segments that keep their index, counted from the newest; at one entry per 64 KiB this is
-/// half a MiB for full-grown segments. Others build it again when they are read.
+/// Bytes between two entries of a segment's index: what is walked through to find a scattered message.
+const INDEX_STEP_BYTES: u64 = 8 * 1024;
+/// Segments that keep their index, counted from the newest; at one entry per 8 KiB this is
+/// 4 MiB for full-grown segments. Others build it again when they are read.
 const INDEXED_SEGMENTS_MAX: usize = 32;
 /// Freed full-size files kept for recycling.
 pub(crate) const POOL_FILES_MAX: usize = 2;
@@ -310,23 +310,21 @@ mod tests {
     fn index_is_sparse_and_finds_the_batch_before() {
         let mut segment = Segment::new(10, 1 << 20);
         for batch in 0..40 {
-            segment.note(10 + batch, batch * 10_000);
+            segment.note(10 + batch, batch * 1_250);
         }
-        segment.note(11, 10_000);
-        segment.note(90, 500_000);
-        segment.note(60, 420_000);
+        segment.note(11, 1_250);
+        segment.note(90, 62_500);
+        segment.note(60, 52_500);
         let offsets: Vec<_> = segment.index.iter().map(|entry| entry.offset).collect();
         assert_eq!(
             offsets,
-            [
-                0, 70_000, 140_000, 210_000, 280_000, 350_000, 420_000, 500_000
-            ]
+            [0, 8_750, 17_500, 26_250, 35_000, 43_750, 52_500, 62_500]
         );
         assert_eq!(segment.locate(10).offset, 0);
         assert_eq!(segment.locate(16).offset, 0);
-        assert_eq!(segment.locate(17).offset, 70_000);
-        assert_eq!(segment.locate(49).offset, 350_000);
-        assert_eq!(segment.locate(89).offset, 420_000);
+        assert_eq!(segment.locate(17).offset, 8_750);
+        assert_eq!(segment.locate(49).offset, 43_750);
+        assert_eq!(segment.locate(89).offset, 52_500);
     }
 
     #[test]

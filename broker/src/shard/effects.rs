@@ -42,7 +42,7 @@ impl Shard {
                     self.schedule_checkpoint(topic);
                 }
             }
-            Effect::Fetch { topic, from } => self.fetch(topic, from),
+            Effect::Fetch { topic, from, count } => self.fetch(topic, from, count),
             Effect::Disconnect { conn } => self.disconnect(SocketKey::from_token(conn)),
             Effect::TopicGone { topic } => self.drop_log(topic),
             // The commands that change the catalogue record it themselves, to wait for it.

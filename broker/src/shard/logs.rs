@@ -176,9 +176,9 @@ impl Shard {
     }
 
     /// Reads ahead for a channel.
-    pub(super) fn fetch(&mut self, topic: TopicKey, from: Sequence) {
+    pub(super) fn fetch(&mut self, topic: TopicKey, from: Sequence, count: u32) {
         self.mark_log_used(topic);
-        with_log!(self, topic, |log, disk| log.read(disk, from.0));
+        with_log!(self, topic, |log, disk| log.read(disk, from.0, count));
     }
 
     fn mark_log_used(&mut self, topic: TopicKey) {

@@ -209,6 +209,7 @@ impl Shard {
             self.effects.push_back(Effect::Fetch {
                 topic: topic_key,
                 from: Sequence(first),
+                count: self.channels[key].wanted_from(first, max),
             });
         }
         count
@@ -249,6 +250,7 @@ impl Shard {
             self.effects.push_back(Effect::Fetch {
                 topic: channel.topic,
                 from: Sequence(first),
+                count: max,
             });
         }
         count

@@ -223,7 +223,7 @@ impl World {
                         .or_default()
                         .extend(parse_frames(&frames));
                 }
-                Effect::Fetch { topic, from } => {
+                Effect::Fetch { topic, from, .. } => {
                     assert!(
                         !self.open_reads.contains(&(topic, from.0)),
                         "asked twice at once"

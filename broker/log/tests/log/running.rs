@@ -122,7 +122,7 @@ fn reading_answers_a_run_that_starts_with_what_was_asked_for() {
     }
     settle(&mut log, &mut disk);
     for from in [0, 1, 6, 7, 100, 350, 699] {
-        log.read(&mut disk, from);
+        log.read(&mut disk, from, u32::MAX);
         let answers = answers(settle(&mut log, &mut disk));
         assert_eq!(answers[0].frames[0].0, from);
         assert_eq!(answers[0].next, from + answers[0].frames.len() as u64);
@@ -139,7 +139,7 @@ fn several_reads_at_once_are_all_answered() {
     settle(&mut log, &mut disk);
     log.release_files();
     for from in (0..350).step_by(10) {
-        log.read(&mut disk, from);
+        log.read(&mut disk, from, u32::MAX);
     }
     let mut firsts: Vec<_> = answers(settle(&mut log, &mut disk))
         .iter()
@@ -153,8 +153,8 @@ fn several_reads_at_once_are_all_answered() {
 fn a_read_ahead_of_the_written_frontier_waits_for_it() {
     let (mut log, mut disk) = new_log(SyncPolicy::Interval);
     append(&mut log, &mut disk, 0, 1, 2);
-    log.read(&mut disk, 1);
-    log.read(&mut disk, 2);
+    log.read(&mut disk, 1, u32::MAX);
+    log.read(&mut disk, 2, u32::MAX);
     let first = answers(settle(&mut log, &mut disk));
     assert_eq!(first.len(), 1);
     append(&mut log, &mut disk, 2, 1, 1);
@@ -219,7 +219,7 @@ fn a_shortage_of_descriptors_delays_and_loses_nothing() {
     log.release_files();
     assert!(!log.has_open_files());
     disk.opens_to_fail = 2;
-    log.read(&mut disk, 0);
+    log.read(&mut disk, 0, u32::MAX);
     append(&mut log, &mut disk, 5, 1, 5);
     let mut events = settle(&mut log, &mut disk);
     for _ in 0..3 {
@@ -374,7 +374,7 @@ fn deleting_waits_for_what_is_in_flight_and_leaves_nothing() {
     settle(&mut log, &mut disk);
     assert!(!path.exists());
     append(&mut log, &mut disk, 500, 1, 1);
-    log.read(&mut disk, 0);
+    log.read(&mut disk, 0, u32::MAX);
     log.checkpoint(&mut disk, &[], true, true, 2);
     assert_eq!(log.pending(), 0);
 }

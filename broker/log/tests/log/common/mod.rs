@@ -183,7 +183,7 @@ pub(crate) fn read_all<D: TestDisk>(
     let mut found = Vec::new();
     let mut next = from;
     while next < head {
-        log.read(disk, next);
+        log.read(disk, next, u32::MAX);
         let mut answers = answers(settle(log, disk));
         assert_eq!(answers.len(), 1, "every read is answered once");
         let answer = answers.remove(0);
