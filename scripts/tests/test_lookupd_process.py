@@ -1,4 +1,4 @@
-"""nsqlookupd: the process, and what it is for: nsqd, nsqadmin and consumers of the reference around it."""
+"""nsqlookupd: the process, and what it is for: nsqds, nsqadmin and consumers around it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import List, Tuple
 
 import lookupd as programs
@@ -179,20 +180,33 @@ def log_lines(context: Context) -> None:
             assert re.search(expected + r"\n", text), f"{program.binary}: no line {expected}\n{text}"
 
 
-def reference_nsqd(context: Context, *lookupds: Lookupd) -> Broker:
-    """The Go nsqd, registered with all of them."""
+def nsqds(context: Context) -> List[Path]:
+    """Ours, and the reference's where there is one."""
+    found = [context.settings.program("nsqd")]
+    if context.settings.reference is not None:
+        found.append(context.settings.reference)
+    return found
+
+
+def registered(context: Context, nsqd: Path, *lookupds: Lookupd) -> Broker:
+    """An nsqd that all of them know."""
     flags = [f"--lookupd-tcp-address=127.0.0.1:{program.tcp_port}" for program in lookupds]
-    nsqd = context.broker(*flags, binary=context.settings.reference_program("nsqd"))
-    eventually(lambda: nsqd.log_text().count("peer info") == len(lookupds), "answered by all")
-    return nsqd
+    broker = context.broker(*flags, binary=nsqd)
+    eventually(lambda: broker.log_text().count("peer info") == len(lookupds), "answered by all")
+    return broker
 
 
-@case("lookupd_process", needs=("reference",))
-def a_reference_nsqd_registers_with_several(context: Context) -> None:
+@case("lookupd_process")
+def an_nsqd_registers_with_several(context: Context) -> None:
+    for nsqd in nsqds(context):
+        register_with_several(context, nsqd)
+
+
+def register_with_several(context: Context, binary: Path) -> None:
     lookupds = [programs.start(context) for _ in range(3)]
     lookupds[0].post("/channel/create?topic=made&channel=before")
     lookupds[0].post("/channel/create?topic=made&channel=gone%23ephemeral")
-    nsqd = reference_nsqd(context, *lookupds)
+    nsqd = registered(context, binary, *lookupds)
     nsqd.post("/topic/create?topic=t")
     nsqd.post("/channel/create?topic=t&channel=c")
     nsqd.post("/topic/create?topic=made")
@@ -222,8 +236,13 @@ def a_reference_nsqd_registers_with_several(context: Context) -> None:
 
 @case("lookupd_process", needs=("reference",))
 def a_reference_consumer_finds_its_messages(context: Context) -> None:
+    for nsqd in nsqds(context):
+        consume_by_lookup(context, nsqd)
+
+
+def consume_by_lookup(context: Context, binary: Path) -> None:
     program = programs.start(context)
-    nsqd = reference_nsqd(context, program)
+    nsqd = registered(context, binary, program)
     nsqd.post("/pub?topic=t", b"found")
     eventually(lambda: program.lookup("t") == ["127.0.0.1"], "registered")
     tail = context.settings.reference_program("nsq_tail")
@@ -235,8 +254,13 @@ def a_reference_consumer_finds_its_messages(context: Context) -> None:
 
 @case("lookupd_process", needs=("reference",))
 def a_reference_nsqadmin_reads_and_tombstones(context: Context) -> None:
+    for nsqd in nsqds(context):
+        read_and_tombstone(context, nsqd)
+
+
+def read_and_tombstone(context: Context, binary: Path) -> None:
     program = programs.start(context)
-    nsqd = reference_nsqd(context, program)
+    nsqd = registered(context, binary, program)
     nsqd.post("/topic/create?topic=t")
     nsqd.post("/channel/create?topic=t&channel=c")
     eventually(lambda: program.channels("t") == ["c"], "registered")

@@ -8,10 +8,11 @@ import signal
 import threading
 import time
 import zlib
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Dict, Iterator, List
 
-from harness import Broker, Context, Skip, case, equal, eventually
+from harness import Broker, Context, case, equal, eventually
 from utility import Running, create, http, programs, publish, run, tcp, unused_port
 from wire import MAGIC, mpub
 
@@ -263,11 +264,9 @@ class Directory(Broker):
 
 
 def directories(context: Context, count: int) -> List[Directory]:
-    """Ours and the reference's in turn."""
-    binaries = (context.settings.program("nsqlookupd"), context.settings.reference_program("nsqlookupd"))
+    """Ours and, where there is one, the reference's in turn."""
     started = []
-    for number in range(count):
-        binary = binaries[number % len(binaries)]
+    for binary in islice(cycle(programs(context, "nsqlookupd")), count):
         folder = context.folder()
         directory = Directory(binary, folder / "data", folder / "nsqlookupd.log")
         context.own.append(directory)
@@ -277,13 +276,12 @@ def directories(context: Context, count: int) -> List[Directory]:
 
 
 def registered_brokers(context: Context, lookupds: List[Directory], count: int) -> List[Broker]:
-    if context.settings.reference is None:
-        raise Skip("reference nsqd not available: it is the one that registers")
+    """Ours and, where there is one, the reference's in turn."""
     flags = [f"--lookupd-tcp-address={tcp(lookupd)}" for lookupd in lookupds]
-    return [context.broker(*flags, binary=context.settings.reference) for _ in range(count)]
+    return [context.broker(*flags, binary=binary) for binary in islice(cycle(programs(context, "nsqd")), count)]
 
 
-@case("tools", needs=("reference",))
+@case("tools")
 def topics_are_found_at_once_and_by_pattern(context: Context) -> None:
     lookupds = directories(context, 1)
     (broker,) = registered_brokers(context, lookupds, 1)
@@ -306,7 +304,7 @@ def topics_are_found_at_once_and_by_pattern(context: Context) -> None:
         equal(tool.stderr().count("skipping topic other (doesn't match pattern ^log)"), 1, "warnings")
 
 
-@case("tools", needs=("reference",))
+@case("tools")
 def a_cluster_whose_parts_come_and_go_loses_nothing(context: Context) -> None:
     lookupds = directories(context, 2)
     brokers = registered_brokers(context, lookupds, 3)
