@@ -1,4 +1,4 @@
-"""The README's lines work as printed: its curl commands and its reader, with nothing but the ports changed."""
+"""The README's lines work as printed: its commands and its reader, with nothing but ports and folders changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 from typing import List
 
-from harness import Context, case, equal
+from harness import Context, case, equal, eventually
+from test_quickstart import free_base, link_programs, start_cluster
+from utility import TOOLS
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 READER_PATIENCE_S = 30
@@ -31,7 +33,8 @@ def first_steps(context: Context) -> None:
             "127.0.0.1:4151", f"127.0.0.1:{broker.http_port}"
         )
 
-    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl ")]
+    (block,) = (block for block in blocks("sh") if "defer=" in block)
+    commands = [line for line in block.splitlines() if line.startswith("curl ")]
     equal(len(commands), 3, "curl commands in the README")
     started = time.monotonic()
     for command in commands[:2]:
@@ -56,3 +59,48 @@ def first_steps(context: Context) -> None:
     equal(found, ["1 hello world 1", "1 hello later"], "what the reader printed")
     waited = time.monotonic() - started
     assert waited >= DEFERRED_S - 0.5, f"the deferred message came after {waited:.1f} s"
+
+
+@case("readme")
+def a_cluster(context: Context) -> None:
+    folder, base = context.folder(), free_base()
+    link_programs(context, folder, "nsqlookupd", "nsqd", *TOOLS)
+
+    def shell(line: str) -> subprocess.Popen:
+        line = re.sub(r"127\.0\.0\.1:(41\d\d)", lambda port: f"127.0.0.1:{base + int(port[1]) - 4150}", line)
+        line = line.replace("/tmp", str(folder)).replace("$PWD/target/release", str(folder / "bin"))
+        script = ["bash", "-c", f"set -euo pipefail; {line}"]
+        with (folder / "stderr").open("ab") as err:
+            return subprocess.Popen(script, stdout=subprocess.PIPE, stderr=err, text=True)
+
+    def output(line: str) -> str:
+        process = shell(line)
+        out = process.communicate(timeout=30)[0]
+        equal(process.returncode, 0, f"exit status of {line} (see {folder}/stderr)")
+        return out
+
+    (publish_and_keep,) = (block.splitlines() for block in blocks("sh") if "nsq_to_file --topic" in block)
+    (count,) = (block.splitlines() for block in blocks("sh") if "wc -l" in block)
+    path, *publishes, keep = publish_and_keep
+    equal((count[0], len(publishes), len(count)), (path, 2, 4), "lines of the README")
+    cluster = start_cluster(folder, base, folder / "cluster.out")
+    to_file = None
+    try:
+        for line in publishes:
+            equal(output(line), "OK", line)
+        # Consumers look once a minute: what is not registered yet would be found late.
+        directory = "curl -fs 'http://127.0.0.1:4161/lookup?topic=test'"
+        eventually(lambda: output(directory).count('"tcp_port"') == 2, "both nsqds have registered the topic")
+        to_file = shell(f"{path}; exec {keep}")
+        eventually(lambda: list(folder.glob("test.*.log")), "a file")
+        eventually(lambda: output(count[3]).strip() == "2", "the first messages in the file")
+        for line in count[1:3]:
+            output(f"{path}; {line}")
+        eventually(lambda: output(count[3]).strip() == "100002", "all messages in the file", 30)
+        to_file.terminate()
+        equal(to_file.wait(20), 0, "exit status of nsq_to_file")
+    finally:
+        for process in (to_file, cluster):
+            if process is not None:
+                process.terminate()
+                process.wait(30)
