@@ -116,10 +116,27 @@ def shape(context: Context, broker: Broker, sink: Sink) -> List[str]:
 
 @case("statsd", needs=("reference",))
 def names_and_order_equal_the_references(context: Context) -> None:
+    measured = "--e2e-processing-latency-percentile=0.5,1.0,0.99"
     with Sink() as ours, Sink() as theirs:
-        mine = shape(context, context.broker(*flags(ours)), ours)
-        reference = shape(context, context.broker(*flags(theirs), binary=context.settings.reference), theirs)
+        mine = shape(context, context.broker(*flags(ours, measured)), ours)
+        reference = shape(context, context.broker(*flags(theirs, measured), binary=context.settings.reference), theirs)
         equal(mine, reference, "names, kinds and order")
+        assert "topic.busy.er.channel.c.e2e_processing_latency_99|g" in mine, mine
+
+
+@case("statsd", ours_only=True)
+def percentiles_have_names_of_their_own(context: Context) -> None:
+    with Sink() as sink:
+        broker = context.broker(*flags(sink, "--statsd-prefix=", "--e2e-processing-latency-percentile=0.999,1.0"))
+        use(broker)
+        # A push may have begun before all was done.
+        for _ in range(3):
+            found = values(sink.push(), "")
+            if found.get("topic.busy.er.channel.c.requeue_count") == "1|c":
+                break
+        for of in ("topic.busy.er", "topic.busy.er.channel.c"):
+            nearly, longest = (int(found[f"{of}.e2e_processing_latency_{name}"].split("|")[0]) for name in ("99_9", "100"))
+            assert 0 < nearly <= longest, found
 
 
 @case("statsd")

@@ -1,7 +1,6 @@
-//! Settings that are accepted although what they ask for does not exist (yet).
+//! Settings that are accepted although what they ask for does not exist here.
 //!
-//! Each that is in use costs its user one warning at start. Where silence could be taken for
-//! safety (authorization) the broker refuses service instead of being open.
+//! Each that is in use costs its user one warning at start.
 
 use nsq_cli::Settings;
 

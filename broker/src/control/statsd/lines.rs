@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use nsq_core::LatencyStats;
+
 use crate::config::Statsd;
 use crate::gateway::{BrokerStats, ChannelEntry, TopicEntry};
 use crate::http::Memory;
@@ -58,6 +60,7 @@ impl<'a> Lines<'a> {
         self.count(&prefix, "message_bytes", stats.message_bytes);
         self.gauge(&prefix, "depth", stats.depth);
         self.gauge(&prefix, "backend_depth", stats.backend_depth);
+        self.latency(&prefix, &stats.latency);
     }
 
     fn channel(&mut self, topic: &TopicEntry, channel: &ChannelEntry) {
@@ -71,6 +74,15 @@ impl<'a> Lines<'a> {
         self.count(&prefix, "requeue_count", stats.requeue_count);
         self.count(&prefix, "timeout_count", stats.timeout_count);
         self.gauge(&prefix, "clients", stats.consumers.len() as u64);
+        self.latency(&prefix, &stats.latency);
+    }
+
+    /// Nanoseconds, in the order of the configuration.
+    fn latency(&mut self, prefix: &str, latency: &LatencyStats) {
+        for percentile in latency.percentiles.iter().flatten() {
+            let name = format!("e2e_processing_latency_{}", percent(percentile.quantile));
+            self.gauge(prefix, &name, percentile.nanos);
+        }
     }
 
     /// The process.
@@ -104,6 +116,24 @@ impl<'a> Lines<'a> {
     }
 }
 
+/// The percentage in the name of a figure: `99`, and `99_9` where the reference rounds to `100`, so that
+/// no two are named alike (K18). `quantile` is in (0, 1]. Its digits are shifted as text: they are exact.
+fn percent(quantile: f64) -> String {
+    let text = quantile.to_string();
+    let Some(digits) = text.strip_prefix("0.") else {
+        return "100".to_owned();
+    };
+    let digits = format!("{digits:0<2}");
+    let (whole, rest) = digits.split_at(2);
+    let whole = whole.trim_start_matches('0');
+    let whole = if whole.is_empty() { "0" } else { whole };
+    if rest.is_empty() {
+        whole.to_owned()
+    } else {
+        format!("{whole}_{rest}")
+    }
+}
+
 /// Datagrams of up to `size` bytes, in order. A line is never split; a longer one goes alone.
 pub(super) fn pack(lines: &[String], size: usize) -> Vec<Vec<u8>> {
     let mut datagrams: Vec<Vec<u8>> = Vec::new();
@@ -120,6 +150,7 @@ pub(super) fn pack(lines: &[String], size: usize) -> Vec<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use nsq_core::Percentile;
     use nsq_proto::{ChannelName, TopicName};
 
     use super::*;
@@ -170,6 +201,58 @@ mod tests {
             "topic.tc.channel.ch.clients:1|g",
         ];
         assert_eq!(lines, expected.map(|line| format!("nsq.h_1.{line}")));
+    }
+
+    #[test]
+    fn percentiles_follow_what_they_are_of() {
+        let mut stats = busy_stats();
+        stats
+            .topics
+            .retain(|topic| topic.stats.name.as_str() == "tc");
+        stats.topics[0].channels.truncate(1);
+        let latency = |nanos: [u64; 2]| LatencyStats {
+            count: 3,
+            percentiles: Some(vec![
+                Percentile {
+                    quantile: 0.999,
+                    nanos: nanos[0],
+                },
+                Percentile {
+                    quantile: 0.5,
+                    nanos: nanos[1],
+                },
+            ]),
+        };
+        stats.topics[0].stats.latency = latency([4_000, 3_000]);
+        stats.topics[0].channels[0].stats.latency = latency([2_000, 1_000]);
+        let (lines, _) = push(&settings(), &stats, &Counters::default());
+        let topic = [
+            "nsq.h_1.topic.tc.e2e_processing_latency_99_9:4000|g",
+            "nsq.h_1.topic.tc.e2e_processing_latency_50:3000|g",
+        ];
+        assert_eq!(lines[4..6], topic, "after the topic's other lines");
+        let channel = [
+            "nsq.h_1.topic.tc.channel.ch.e2e_processing_latency_99_9:2000|g",
+            "nsq.h_1.topic.tc.channel.ch.e2e_processing_latency_50:1000|g",
+        ];
+        assert_eq!(lines[14..], channel, "after the channel's other lines");
+    }
+
+    #[test]
+    fn percentages_are_the_references_where_it_does_not_round() {
+        let names = [
+            (1.0, "100"),
+            (0.999, "99_9"),
+            (0.99, "99"),
+            (0.5, "50"),
+            (0.07, "7"),
+            (0.005, "0_5"),
+            (0.29, "29"),
+            (1e-7, "0_00001"),
+        ];
+        for (quantile, name) in names {
+            assert_eq!(percent(quantile), name);
+        }
     }
 
     #[test]
