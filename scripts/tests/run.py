@@ -23,6 +23,7 @@ import harness  # noqa: E402  (the path must be set first)
 
 MODULES = (
     "test_protocol",
+    "test_transcripts",
     "test_consumer",
     "test_lifecycle",
     "test_timing",
