@@ -37,6 +37,9 @@ pub(super) async fn change<B: Broker>(
 fn answer((value, is_json): (String, bool)) -> Response {
     if is_json {
         response::json(value)
+    } else if value.is_empty() {
+        // Nothing has no type.
+        response::empty()
     } else {
         response::text(value)
     }
