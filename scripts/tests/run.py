@@ -49,6 +49,7 @@ MODULES = (
     "test_tools_copy",
     "test_tools_file",
     "test_quickstart",
+    "test_suites",
     "test_readme",
     "test_sharding",
     "test_hostile",
