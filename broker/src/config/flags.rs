@@ -369,7 +369,7 @@ fn ours() -> Vec<Flag> {
         Flag::new(
             "segment-io",
             word(parse_segment_io),
-            Value::Text("auto".to_owned()),
+            Value::Text("buffered".to_owned()),
             "how large parts of segment files are written: 'buffered' (through the page cache), \
              'direct' (around it) or 'auto' (whichever gets more done)",
         ),
