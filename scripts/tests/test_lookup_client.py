@@ -140,6 +140,9 @@ def known_channels_are_made_before_the_first_message_flows(context: Context) -> 
         eventually(lambda: [c["channel_name"] for c in broker.topic("t")["channels"]] == ["a", "b"], "channels")
         for channel in "ab":
             eventually(lambda: broker.depth("t", channel) == 1, "the message is in each")
+        # Nobody was promised the channels yet: they are written soon after they are made.
+        saved = broker.data / "nsqd.dat"
+        eventually(lambda: all(f'"name":"{name}"' in saved.read_text() for name in "ab"), "the channels are saved")
         broker.kill()
         broker.start()
         for channel in "ab":
