@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Dict, List, Tuple
 
@@ -21,11 +22,14 @@ def finished(broker: Broker, topic: str, channel: str) -> bool:
 # --- nsq_to_nsq
 
 
+# The cases share a broker, and so its topics.
+NUMBERS = itertools.count(1)
+
+
 def copied(context: Context, program: Path, bodies: List[bytes], *flags: str) -> List[bytes]:
     """Copies the bodies between two topics of a broker, then a last one that passes every filter used here."""
     broker = context.shared_broker()
-    context.count += 1
-    topic = f"copy{context.count}"
+    topic = f"copy{next(NUMBERS)}"
     create(broker, topic, "nsq_to_nsq")
     create(broker, f"{topic}.out", "c")
     publish(broker, topic, *bodies)
@@ -136,8 +140,8 @@ def a_message_without_the_field_is_dropped_loudly(context: Context) -> None:
 def forwarded(context: Context, program: Path, bodies: List[bytes], *flags: str) -> List[Tuple]:
     """Sends bodies to an endpoint; the requests as they came, without what differs by design."""
     broker = context.shared_broker()
-    context.count += 1
-    topic = f"http{context.count}"
+    number = next(NUMBERS)
+    topic = f"http{number}"
     create(broker, topic, "nsq_to_http")
     publish(broker, topic, *bodies)
     with endpoint() as server:

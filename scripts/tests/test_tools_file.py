@@ -240,7 +240,8 @@ def kills_lose_nothing_that_was_finished(context: Context) -> None:
             published += 2 * share
             equal(tool.wait(), -signal.SIGKILL, tool.stderr()[-2000:])
     with writer(context, program, broker, folder, *common, "-filename-format=plain") as tool:
-        tool.logged("connecting to nsqd")
+        # Its log holds what the killed ones said as well.
+        eventually(lambda: (broker.channel("t", "nsq_to_file") or {})["client_count"] == 1, "it consumes")
         eventually(lambda: finished(broker, "t"), f"all finished: {broker.channel('t', 'nsq_to_file')}", 120)
         equal(tool.stop(), 0, "exit status")
     lines = list(numbers(folder))
