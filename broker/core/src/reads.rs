@@ -40,6 +40,13 @@ impl ReadChunk {
         self.spans.len() as u64
     }
 
+    /// Bytes from the `at`-th of its frames to its last.
+    fn bytes_from(&self, at: u64) -> usize {
+        let at = usize::try_from(at).expect("chunks fit into memory");
+        let &(_, end) = self.spans.last().expect("a chunk holds a message");
+        (end - self.spans[at].0) as usize
+    }
+
     /// What it costs: the frames and the index of their spans.
     pub(crate) fn cost(&self) -> usize {
         self.bytes.len() + size_of_val(self.spans.as_slice())
@@ -83,6 +90,21 @@ impl Reads {
     pub(crate) fn find(&self, sequence: u64) -> Option<(u64, &ReadChunk)> {
         let (&first, chunk) = self.chunks.range(..=sequence).next_back()?;
         (sequence < first + chunk.count()).then_some((first, chunk))
+    }
+
+    /// The first sequence from `sequence` on that no chunk holds; `None` when more than `bytes_max`
+    /// bytes of frames lie before it.
+    pub(crate) fn uncovered(&self, sequence: u64, bytes_max: usize) -> Option<u64> {
+        let mut next = sequence;
+        let mut bytes = 0;
+        while let Some((first, chunk)) = self.find(next) {
+            bytes += chunk.bytes_from(next - first);
+            if bytes > bytes_max {
+                return None;
+            }
+            next = first + chunk.count();
+        }
+        Some(next)
     }
 
     /// Frames from `sequence` on, up to `max` of them, as far as they lie next to each other.
@@ -140,6 +162,19 @@ mod tests {
         assert_eq!(reads.frames(11, 100), Some(("bbc".into(), 2)));
         assert_eq!(reads.frames(13, 1), None);
         assert_eq!(reads.frame(12), Some(&b"c"[..]));
+    }
+
+    #[test]
+    fn what_is_not_there_yet_begins_behind_the_chunks_that_follow_each_other() {
+        let mut reads = Reads::default();
+        reads.insert(10, chunk(&["a", "bb", "c"], 0));
+        reads.insert(13, chunk(&["dddd"], 0));
+        reads.insert(20, chunk(&["e"], 0));
+        assert_eq!(reads.uncovered(9, 100), Some(9));
+        assert_eq!(reads.uncovered(10, 100), Some(14));
+        assert_eq!(reads.uncovered(11, 7), Some(14));
+        assert_eq!(reads.uncovered(11, 6), None);
+        assert_eq!(reads.uncovered(20, 0), None);
     }
 
     #[test]

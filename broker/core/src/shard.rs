@@ -9,6 +9,7 @@ mod checkpoint;
 mod consumers;
 mod dispatch;
 mod publish;
+mod read_ahead;
 mod restore;
 mod stats;
 mod time;

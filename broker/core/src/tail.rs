@@ -97,6 +97,11 @@ impl Tail {
         self.head
     }
 
+    /// Everything before it is no longer here.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
     /// Everything before it was written to the log.
     pub(crate) fn written(&self) -> u64 {
         self.written

@@ -69,6 +69,11 @@ impl Cache {
         self.tails.push_back((topic, chunk.first));
     }
 
+    /// Whether what was read back fills less than `1 / share` of the budget.
+    pub(super) fn has_room_ahead(&self, share: usize) -> bool {
+        self.read_bytes < self.bytes_max / share
+    }
+
     fn dismiss(&mut self, chunk: &Chunk) {
         self.bytes -= chunk.bytes.len();
         self.tails_live -= 1;

@@ -64,6 +64,7 @@ impl Shard {
     }
 
     fn dispatch_channel(&mut self, key: ChannelKey) {
+        let mut has_served = false;
         while let Some(consumer) = self.next_ready(key) {
             // Whoever's turn it is; where that side has nothing at hand, the other one.
             let requeued_next = self.channels[key].requeued_next;
@@ -73,9 +74,13 @@ impl Shard {
             if !served {
                 break;
             }
+            has_served = true;
             // Its turn is over; the loop drops it when it comes round without room.
             let locality = self.consumers[consumer].options.locality;
             self.channels[key].crowd.ready(locality).rotate_left(1);
+        }
+        if has_served {
+            self.read_ahead(key);
         }
     }
 

@@ -1,0 +1,43 @@
+//! Reading on before anybody waits for it.
+//!
+//! A channel that was served what had been read back from the log will want what follows. It is
+//! asked for while the consumers are still busy with what they were sent: otherwise disk and
+//! consumers would take turns, and each would wait for the other.
+
+use super::Shard;
+use crate::types::ChannelKey;
+use crate::{Effect, Sequence};
+
+/// So much lies ahead of a channel that reads its backlog: more than its consumers take while the
+/// next piece is on its way from a device.
+const AHEAD_BYTES: usize = 2 << 20;
+/// What was read back may fill this part of the cache, the reciprocal; beyond it there is no reading
+/// ahead. Many channels that lag each need their place more than one of them needs two.
+const CACHE_SHARE: usize = 4;
+
+impl Shard {
+    /// Asks the log for what follows the pieces ahead of a channel's cursor, unless enough is there,
+    /// it was asked for already, or the rest is in the tail.
+    pub(super) fn read_ahead(&mut self, key: ChannelKey) {
+        let channel = &self.channels[key];
+        let Some(pending) = channel.pending.front() else {
+            return;
+        };
+        let topic_key = channel.topic;
+        let topic = &mut self.topics[topic_key];
+        let end = pending.end.min(topic.tail.first());
+        if topic.ephemeral || pending.start >= end || !self.cache.has_room_ahead(CACHE_SHARE) {
+            return;
+        }
+        let Some(next) = topic.reads.uncovered(pending.start, AHEAD_BYTES) else {
+            return;
+        };
+        if next < end && topic.want(next) {
+            self.effects.push_back(Effect::Fetch {
+                topic: topic_key,
+                from: Sequence(next),
+                count: channel.wanted_from(next, 1),
+            });
+        }
+    }
+}
