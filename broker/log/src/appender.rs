@@ -4,8 +4,8 @@
 //! `queue` while the file it belongs to is still being made or opened. The callers' back-pressure
 //! (bytes appended and not yet reported as written) bounds that queue.
 //!
-//! Frontiers: `durable <= written <= head`, asserted whenever one moves, and
-//! `committed <= written` or `<= durable` by policy.
+//! Frontiers: `durable <= written <= head`, asserted whenever one moves. Committed is what is written
+//! or, before that, accepted without a gap; under `Always` what is durable.
 //!
 //! Hot path: per batch one head from a pooled buffer and one operation; per record one checksum.
 
@@ -51,6 +51,8 @@ struct QueuedWrite {
 #[derive(Debug)]
 struct InFlightWrite {
     placement: Placement,
+    /// The disk keeps it even if the process dies (see [`TopicLog::accept`]).
+    is_accepted: bool,
     is_done: bool,
 }
 
@@ -118,6 +120,7 @@ impl Appender {
         let abandoned = self.queue.drain(..).map(|write| write.placement);
         let abandoned = abandoned.map(|placement| InFlightWrite {
             placement,
+            is_accepted: false,
             is_done: false,
         });
         self.in_flight.extend(abandoned);
@@ -369,6 +372,7 @@ impl TopicLog {
             let offset = write.placement.offset;
             let in_flight = InFlightWrite {
                 placement: write.placement,
+                is_accepted: false,
                 is_done: false,
             };
             self.appender.in_flight.push_back(in_flight);
@@ -497,6 +501,28 @@ impl TopicLog {
         }
     }
 
+    /// The disk has taken a write into its keeping.
+    pub(crate) fn on_accepted(&mut self, number: u64) {
+        let at = usize::try_from(number - self.appender.in_flight_base).expect("a small distance");
+        self.appender.in_flight[at].is_accepted = true;
+        if !self.is_live() || self.config.sync == SyncPolicy::Always {
+            return;
+        }
+        let in_flight = self.appender.in_flight.iter();
+        let kept = in_flight.take_while(|write| write.is_done || write.is_accepted);
+        if let Some(last) = kept.last() {
+            self.commit(last.placement.end);
+        }
+    }
+
+    /// Reports everything below `end` as committed, if it was not before.
+    fn commit(&mut self, end: u64) {
+        if end > self.appender.committed {
+            self.appender.committed = end;
+            self.outbox.push(LogEvent::Committed { end });
+        }
+    }
+
     /// Moves the written frontier over what is done without a gap.
     fn advance_written(&mut self) {
         let before = self.appender.written;
@@ -528,8 +554,7 @@ impl TopicLog {
         self.outbox.push(LogEvent::Written { end });
         match self.config.sync {
             SyncPolicy::Interval => {
-                self.appender.committed = end;
-                self.outbox.push(LogEvent::Committed { end });
+                self.commit(end);
                 let covered = self.appender.sync_goal.max(self.appender.durable);
                 if end - covered >= self.config.sync_every {
                     self.appender.sync_goal = end;
@@ -596,10 +621,8 @@ impl TopicLog {
     fn advance_durable(&mut self, target: u64) {
         self.appender.durable = self.appender.durable.max(target);
         self.appender.check_frontiers();
-        let end = self.appender.durable;
-        if self.config.sync == SyncPolicy::Always && end > self.appender.committed {
-            self.appender.committed = end;
-            self.outbox.push(LogEvent::Committed { end });
+        if self.config.sync == SyncPolicy::Always {
+            self.commit(self.appender.durable);
         }
     }
 

@@ -95,7 +95,8 @@ pub enum LogEvent {
         /// One past the last written sequence.
         end: u64,
     },
-    /// Everything below `end` may be answered `OK` (written or synced, by policy).
+    /// Everything below `end` may be answered `OK`: it is written, or accepted by the disk, or
+    /// synced, by policy.
     Committed {
         /// One past the last committed sequence.
         end: u64,
@@ -269,7 +270,8 @@ impl TopicLog {
 
     /// Appends; the frames are kept until written. Dropped in silence once the log is poisoned.
     ///
-    /// *Ordering:* [`LogEvent::Written`] and [`LogEvent::Committed`] come in the order of appends.
+    /// *Ordering:* [`LogEvent::Written`] and [`LogEvent::Committed`] come in the order of appends;
+    /// `Committed` may be ahead of `Written`.
     ///
     /// # Panics
     /// If `batch.first` is not the head, or its epoch is lower than that of the batch before.
@@ -340,6 +342,22 @@ impl TopicLog {
     /// `owed(first, end)` tells of the sequences `[first, end)`. The newest segment always stays.
     pub fn reclaim(&mut self, owed: impl Fn(u64, u64) -> bool) {
         self.condemn(&owed);
+    }
+
+    /// Takes note that the disk has taken a [`Op::Write`] into its keeping: what it is to write will
+    /// be in the file even if the process dies before the write has finished. That comes to
+    /// [`Self::complete`] as always, and only then can it be read or synced.
+    ///
+    /// # Panics
+    /// If no write with this token is in flight.
+    pub fn accept(&mut self, token: Token, events: &mut Vec<LogEvent>) {
+        match *self.ops.get(token) {
+            Kind::Append { number } => self.on_accepted(number),
+            // What is written aside is in nobody's way.
+            Kind::Journal => {}
+            ref other => panic!("only writes are accepted, not {other:?}"),
+        }
+        events.append(&mut self.outbox);
     }
 
     /// Takes the outcome of an operation and reports what follows from it.

@@ -51,6 +51,16 @@ impl Ops {
         kind.expect("the disk reports every token once")
     }
 
+    /// What the token of an operation in flight stands for.
+    ///
+    /// # Panics
+    /// As [`Self::take`].
+    pub(crate) fn get(&self, token: Token) -> &Kind {
+        let index = usize::try_from(token.0).expect("tokens are indices");
+        let kind = self.slots.get(index).and_then(Option::as_ref);
+        kind.expect("the disk speaks of operations in flight")
+    }
+
     pub(crate) const fn pending(&self) -> usize {
         self.slots.len() - self.free.len()
     }

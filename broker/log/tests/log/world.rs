@@ -118,7 +118,8 @@ impl World {
                 let count = 40 + self.rng.below(60);
                 self.append(count);
             }
-            32..78 => self.finish_ops(1),
+            32..72 => self.finish_ops(1),
+            72..78 => self.accept(),
             78..84 => self.finish_messages(),
             84..89 => self.checkpoint(),
             89..92 => self.log.sync(&mut self.disk),
@@ -161,6 +162,14 @@ impl World {
             let mut events = Vec::new();
             self.log
                 .complete(&mut self.disk, token, result, &mut events);
+            self.take(events);
+        }
+    }
+
+    fn accept(&mut self) {
+        if let Some(token) = self.disk.accept_one() {
+            let mut events = Vec::new();
+            self.log.accept(token, &mut events);
             self.take(events);
         }
     }
@@ -230,7 +239,8 @@ impl World {
                     self.written = end;
                 }
                 LogEvent::Committed { end } => {
-                    assert!(self.poisoned == 0 && end > self.committed && end <= self.written);
+                    assert!(self.poisoned == 0 && end > self.committed && end <= self.head);
+                    assert!(self.sync == SyncPolicy::Interval || end <= self.written);
                     let fresh = (self.committed..end).map(|it| (it, self.epoch));
                     self.promises.kill.extend(fresh.clone());
                     if self.sync == SyncPolicy::Always {

@@ -78,6 +78,8 @@ fn overwrite(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
 struct Pending {
     token: Token,
     op: Op,
+    /// It survives the death of the process.
+    is_accepted: bool,
     /// For a sync: how many of the file's writes it covers.
     covers: usize,
 }
@@ -95,6 +97,8 @@ pub(crate) struct SimDisk {
     pub(crate) fail_at: Option<u64>,
     /// Bytes that fit on it.
     pub(crate) capacity: Option<usize>,
+    /// Writes that failed after they had been accepted.
+    kept: Vec<Op>,
     /// Kinds of operations that failed.
     pub(crate) failed: Vec<&'static str>,
 }
@@ -110,6 +114,7 @@ impl SimDisk {
             finished: 0,
             fail_at: None,
             capacity: None,
+            kept: Vec::new(),
             failed: Vec::new(),
         }
     }
@@ -118,7 +123,12 @@ impl SimDisk {
     pub(crate) fn crash(mut self, crash: Crash, dir: &Path) -> Wreck {
         while !self.pending.is_empty() {
             let at = self.rng.index(self.pending.len());
-            let Pending { op, covers, .. } = self.pending.swap_remove(at);
+            let Pending {
+                op,
+                covers,
+                is_accepted,
+                ..
+            } = self.pending.swap_remove(at);
             match op {
                 Op::Write {
                     file,
@@ -128,6 +138,7 @@ impl SimDisk {
                 } => {
                     let bytes = [&head[..], &body[..]].concat();
                     let keep = match self.rng.below(3) {
+                        _ if is_accepted && crash == Crash::Kill => bytes.len(),
                         0 => 0,
                         1 => self.rng.index(bytes.len() + 1),
                         _ => bytes.len(),
@@ -140,6 +151,11 @@ impl SimDisk {
                         drop(self.carry_out(other, covers));
                     }
                 }
+            }
+        }
+        if crash == Crash::Kill {
+            for op in std::mem::take(&mut self.kept) {
+                drop(self.carry_out(op, 0));
             }
         }
         if dir.exists() {
@@ -217,8 +233,19 @@ impl SimDisk {
             .iter()
             .position(|kind| *kind == wanted)
             .unwrap();
-        let Pending { token, op, covers } = self.pending.remove(at);
+        let Pending {
+            token, op, covers, ..
+        } = self.pending.remove(at);
         (token, self.carry_out(op, covers))
+    }
+
+    /// Takes one of the appends in flight into its keeping.
+    pub(crate) fn accept_one(&mut self) -> Option<Token> {
+        let is_append = |pending: &Pending| matches!(&pending.op, Op::Write { head, .. } if head.starts_with(b"RQB1"));
+        let appends = self.pending.iter_mut().filter(|it| is_append(it));
+        let pending = appends.filter(|it| !it.is_accepted).last()?;
+        pending.is_accepted = true;
+        Some(pending.token)
     }
 
     pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
@@ -351,7 +378,12 @@ impl Disk for SimDisk {
             Op::Sync { file } => self.inode(file).unsynced.len(),
             _ => 0,
         };
-        self.pending.push(Pending { token, op, covers });
+        self.pending.push(Pending {
+            token,
+            op,
+            is_accepted: false,
+            covers,
+        });
     }
 }
 
@@ -361,16 +393,25 @@ impl TestDisk for SimDisk {
             return None;
         }
         let at = self.rng.index(self.pending.len());
-        let Pending { token, op, covers } = self.pending.swap_remove(at);
+        let Pending {
+            token,
+            op,
+            is_accepted,
+            covers,
+        } = self.pending.swap_remove(at);
         self.finished += 1;
-        if self.fail_at == Some(self.finished) {
+        let fails = self.fail_at == Some(self.finished);
+        let error = if fails {
             self.failed.push(kind(&op));
-            return Some((token, Err(io::Error::from_raw_os_error(5))));
+            5
+        } else if self.is_too_much(&op) {
+            28
+        } else {
+            return Some((token, self.carry_out(op, covers)));
+        };
+        if is_accepted {
+            self.kept.push(op);
         }
-        if self.is_too_much(&op) {
-            return Some((token, Err(io::Error::from_raw_os_error(28))));
-        }
-        let result = self.carry_out(op, covers);
-        Some((token, result))
+        Some((token, Err(io::Error::from_raw_os_error(error))))
     }
 }
