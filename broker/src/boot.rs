@@ -32,6 +32,7 @@ use crate::shard::driver::Driver;
 use crate::shard::logs::decode_key;
 use crate::shard::message::{ShardId, StorageJob};
 use crate::shared::{Health, Mailboxes, Shared};
+use crate::stage;
 use crate::storage;
 
 /// Messages that fit into a shard's mailbox.
@@ -151,6 +152,7 @@ fn start_and_serve(mut config: Config, logger: &Logger) -> Result<bool, Failure>
     let socket_files = doors.take_files();
     let (tcp_port, http_port) = doors.ports();
     config.on_bound(tcp_port, http_port);
+    redo_writes(&config.durability.data_path, logger)?;
     let catalogue = load_catalogue(&config, logger)?;
     set_orphans_aside(&config.durability.data_path, &catalogue, logger);
 
@@ -232,6 +234,24 @@ fn open_door(address: &config::Address, count: usize) -> Result<Listeners, Start
         }
     };
     bound.map_err(|error| failed(format!("bind: {}", nsq_cli::errno_text(&error))))
+}
+
+/// Writes what the last run had accepted and was killed before it could write.
+fn redo_writes(data_path: &Path, logger: &Logger) -> Result<(), Failure> {
+    let redone = stage::redo(data_path).map_err(|error| {
+        let dir = stage::stages_dir(data_path);
+        Failure::Other(format!(
+            "failed to redo writes - {}: {error}",
+            dir.display()
+        ))
+    })?;
+    if redone.writes > 0 {
+        let stage::Redone { writes, bytes } = redone;
+        logger.info(format_args!(
+            "DISK: redid {writes} writes ({bytes} bytes) that the last run had accepted"
+        ));
+    }
+    Ok(())
 }
 
 fn load_catalogue(config: &Config, logger: &Logger) -> Result<Catalogue, Failure> {
@@ -403,7 +423,11 @@ fn drive_shard(start: ShardStart) -> Result<(), String> {
         segment_io: shared.settings.segment_io,
         ..RingOptions::default()
     };
-    let ring = Ring::new(options).map_err(|error| error.to_string())?;
+    let mut ring = Ring::new(options).map_err(|error| error.to_string())?;
+    let data_path = fs::canonicalize(&shared.settings.data_path)
+        .map_err(|error| format!("{}: {error}", shared.settings.data_path.display()))?;
+    let stage = stage::stages_dir(&data_path).join(id.to_string());
+    ring.keep_writes_in(data_path, stage);
     let mailbox = Mailbox::new(MAILBOX_CAPACITY, ring.doorbell());
     shared.mailboxes.open(id, mailbox.clone());
     let mut shard = Shard::new(id, Arc::clone(&shared));

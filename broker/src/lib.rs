@@ -22,5 +22,6 @@ pub mod ring;
 mod settings;
 mod shard;
 mod shared;
+mod stage;
 mod storage;
 mod tls;

@@ -157,6 +157,8 @@ class Group:
         )
         if context.ours and self.random.random() < 0.3:
             self.base_flags += ("--sync=always",)
+        if context.ours and self.random.random() < 0.5:
+            self.base_flags += ("--segment-io=direct",)
         self.broker = context.broker(*self.flags())
         self.churned: Set[str] = set()
         self.in_doubt: Set[str] = set()
@@ -275,6 +277,52 @@ def rounds(context: Context, total: int, kill: bool) -> None:
 def nothing_acknowledged_is_lost(context: Context) -> None:
     """SIGKILL."""
     rounds(context, min(ROUNDS, 10) if context.settings.quick else ROUNDS, kill=True)
+
+
+@case("kill", ours_only=True)
+def what_was_on_its_way_to_the_device_is_not_lost(context: Context) -> None:
+    """Batches around the page cache are answered before the device has them: the next start writes them."""
+    rng = random.Random(context.settings.seed)
+    broker = context.broker("--segment-io=direct", "--shards=1")
+    broker.post("/topic/create?topic=t")
+    broker.post("/channel/create?topic=t&channel=c")
+    batch = 200
+    data = [f"{n:06}".encode() * 60 for n in range(batch)]
+    acknowledged = redone = 0
+    for _ in range(8):
+        wanted = acknowledged + rng.randrange(20, 200)
+        with broker.connect() as connection:
+            command = wire.mpub("t", data)
+            connection.send(command * 8)
+            while acknowledged < wanted:
+                connection.ok()
+                acknowledged += 1
+                connection.send(command)
+            broker.kill()
+            # What it had answered before it died counts as well.
+            try:
+                while True:
+                    connection.ok()
+                    acknowledged += 1
+            except (OSError, wire.Closed, wire.Silent):
+                pass
+        before = len(broker.log_text())
+        broker.start()
+        redone += "DISK: redid" in broker.log_text(before)
+        kept = broker.depth("t", "c")
+        assert kept % batch == 0, f"{kept} messages are no whole number of batches"
+        assert kept >= acknowledged * batch, f"{acknowledged * batch - kept} acknowledged messages are lost"
+        # Those after the last answer may be there or not.
+        acknowledged = kept // batch
+    assert redone, "no start found anything to write: the test did not test"
+    with broker.connect() as connection:
+        connection.subscribe("t", "c", ready=2500)
+        for number in range(acknowledged * batch):
+            message = connection.message()
+            equal(message.body, data[number % batch], f"message {number}")
+            connection.finish(message)
+    eventually(lambda: broker.depth("t", "c") == 0, "everything taken")
+    context.note(f"{acknowledged} batches, {redone} of 8 starts had some to write")
 
 
 @case("kill")

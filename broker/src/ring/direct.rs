@@ -1,8 +1,8 @@
 //! Around the page cache: descriptors with `O_DIRECT`, and large writes in parts.
 //!
-//! A large write is cut at block boundaries. Its whole blocks go to the device from aligned
-//! buffers, through the ring; what is left of a block at either end is a plain buffered write,
-//! made on the spot. So no block is ever written both ways at a time, and the page cache cannot
+//! A large write is cut at block boundaries. Its whole blocks are copied to the stage and go to the
+//! device from there, through the ring; what is left of a block at either end is a plain buffered
+//! write, made on the spot. From then on the write survives the process, and is accepted. So no block is ever written both ways at a time, and the page cache cannot
 //! disagree with the device: the kernel drops the cached pages of what is written directly, and
 //! writes dirty ones out before it reads directly.
 //!
@@ -21,13 +21,15 @@ use io_uring::{opcode, squeue};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{Mode, SFlag, fstat};
+use nsq_core::Now;
 
 use super::Completion;
 use super::files::{WriteOp, is_interruption, write_all_at};
 use super::ops::{self, Op, OpId, outcome};
-use super::pool::Buffer;
 use super::route::Way;
+use super::stage::{Slot, Stage};
 use super::turn::{Ready, Ring, Sink};
+use crate::stage::{DATA_BYTES, Identity};
 
 /// Direct transfers begin and end at multiples of this, in the file and in memory. No device that
 /// matters has larger blocks; one that has refuses, and is served by the page cache.
@@ -49,6 +51,8 @@ struct Entry {
     file: Weak<OwnedFd>,
     /// `None`: the file cannot be used so.
     direct: Option<Rc<OwnedFd>>,
+    /// Known once it was written to.
+    identity: Option<Rc<Identity>>,
     /// Value of `looked_up` when it was last used.
     used: u64,
 }
@@ -75,6 +79,15 @@ impl DirectFiles {
         direct
     }
 
+    /// By which the stage knows a file that [`Self::get`] has found to be usable.
+    fn identify(&mut self, file: &Rc<OwnedFd>, stage: &Stage) -> Option<Rc<Identity>> {
+        let entry = self.find(file)?;
+        if entry.identity.is_none() {
+            entry.identity = stage.identify(file).ok().map(Rc::new);
+        }
+        entry.identity.clone()
+    }
+
     /// The file system has refused a direct transfer: the file is not used so again.
     pub(super) fn refuse(&mut self, file: &Rc<OwnedFd>) {
         match self.find(file) {
@@ -99,6 +112,7 @@ impl DirectFiles {
         let entry = Entry {
             file: Rc::downgrade(file),
             direct,
+            identity: None,
             used: self.looked_up,
         };
         if self.entries.len() < FILES_MAX {
@@ -206,6 +220,10 @@ impl Whole {
         }
     }
 
+    fn is_sound(&self) -> bool {
+        self.error.borrow().is_none()
+    }
+
     fn outcome(self) -> io::Result<()> {
         self.error.into_inner().map_or(Ok(()), Err)
     }
@@ -218,8 +236,8 @@ pub(super) struct DirectOp {
     /// The ordinary descriptor.
     file: Rc<OwnedFd>,
     direct: Rc<OwnedFd>,
-    /// Holds the blocks at its start.
-    buffer: Buffer,
+    /// Holds the blocks at its start, and keeps them until they are written.
+    slot: Slot,
     /// Where they go; a multiple of [`BLOCK`], as the two below.
     offset: u64,
     len: usize,
@@ -238,9 +256,9 @@ enum Progress {
 }
 
 impl DirectOp {
-    /// The submission of what is left. Valid while `buffer` lives and is not touched.
+    /// The submission of what is left. Valid while `slot` lives and is not touched.
     pub(super) fn entry(&mut self) -> squeue::Entry {
-        let rest = &self.buffer.bytes()[self.done..self.len];
+        let rest = &self.slot.data()[self.done..self.len];
         let len = u32::try_from(rest.len()).expect("no more than a buffer");
         opcode::Write::new(ops::fd(self.direct.as_raw_fd()), rest.as_ptr(), len)
             .offset(self.offset + self.done as u64)
@@ -267,22 +285,27 @@ impl DirectOp {
     }
 
     fn finish_buffered(&self) -> io::Result<()> {
-        let rest = &self.buffer.bytes()[self.done..self.len];
+        let rest = &self.slot.data()[self.done..self.len];
         write_all_at(&self.file, [rest, &[]], self.offset + self.done as u64)
     }
 }
 
 impl Ring {
     /// Writes around the page cache. False, and nothing is done, if the file cannot be used so or
-    /// there are not enough buffers: what the device is too slow for becomes buffered, and no
-    /// write waits for another's buffer.
-    pub(super) fn write_direct(&mut self, op: &WriteOp) -> bool {
+    /// there is not enough room in the stage: what the device is too slow for becomes buffered, and
+    /// no write waits for another's place.
+    pub(super) fn write_direct(&mut self, op: &WriteOp, now: Now) -> bool {
         let blocks = whole_blocks(op.offset(), op.len());
-        let buffer_bytes = self.bounce.buffer_bytes();
-        if self.bounce.available() < blocks.len().div_ceil(buffer_bytes) {
+        let Some(stage) = &mut self.stage else {
             return false;
-        }
+        };
         let Some(direct) = self.direct.get(op.file()) else {
+            return false;
+        };
+        let Some(identity) = self.direct.identify(op.file(), stage) else {
+            return false;
+        };
+        let Some(slots) = stage.lend(now, blocks.len()) else {
             return false;
         };
         let whole = Rc::new(Whole {
@@ -292,23 +315,29 @@ impl Ring {
         });
         whole.note(op.write_range(0..blocks.start));
         whole.note(op.write_range(blocks.end..op.len()));
-        for start in blocks.clone().step_by(buffer_bytes) {
-            let range = start..blocks.end.min(start + buffer_bytes);
-            let Some(mut buffer) = self.bounce.lend() else {
-                // There was one, but no memory for it.
-                whole.note(op.write_range(range));
-                continue;
-            };
-            op.copy_range(range.clone(), buffer.bytes_mut());
-            self.start(Op::Direct(DirectOp {
+        let mut parts = Vec::with_capacity(slots.len());
+        for (mut slot, start) in slots.into_iter().zip(blocks.clone().step_by(DATA_BYTES)) {
+            let range = start..blocks.end.min(start + DATA_BYTES);
+            let offset = op.offset() + range.start as u64;
+            stage.keep(&mut slot, (&identity, offset, range.len()), |to| {
+                op.copy_range(range.clone(), to);
+            });
+            parts.push(DirectOp {
                 whole: Rc::clone(&whole),
                 file: Rc::clone(op.file()),
                 direct: Rc::clone(&direct),
-                buffer,
-                offset: op.offset() + range.start as u64,
+                slot,
+                offset,
                 len: range.len(),
                 done: 0,
-            }));
+            });
+        }
+        if whole.is_sound() {
+            let token = op.token();
+            self.ready.push_back(Ready::Accepted { token });
+        }
+        for part in parts {
+            self.start(Op::Direct(part));
         }
         if let Some(whole) = Rc::into_inner(whole) {
             self.ready.push_back(Ready::Written {
@@ -336,6 +365,10 @@ impl Ring {
         let Some(Op::Direct(op)) = self.ops.remove(id) else {
             return;
         };
+        if result.is_ok() {
+            // Otherwise it is kept for the next start.
+            op.slot.release();
+        }
         op.whole.note(result);
         if let Some(whole) = Rc::into_inner(op.whole) {
             self.route.on_written(Way::Direct, whole.len);
@@ -354,8 +387,11 @@ mod tests {
     #[test]
     fn short_direct_writes_are_continued_or_finished_buffered() {
         let file = Rc::new(OwnedFd::from(tempfile::tempfile().unwrap()));
-        let mut buffer = Buffer::unpooled(4 * BLOCK).unwrap();
-        buffer.bytes_mut().fill(7);
+        let dir = tempfile::tempdir().unwrap();
+        let mut stage = Stage::new(dir.path().to_owned(), dir.path().join("stage"));
+        let mut slot = stage.lend(Now(0), 1).unwrap().remove(0);
+        let identity = stage.identify(&file).unwrap();
+        stage.keep(&mut slot, (&identity, 4096, 4 * BLOCK), |to| to.fill(7));
         let mut op = DirectOp {
             whole: Rc::new(Whole {
                 token: 1,
@@ -364,7 +400,7 @@ mod tests {
             }),
             file: Rc::clone(&file),
             direct: Rc::clone(&file),
-            buffer,
+            slot,
             offset: 4096,
             len: 4 * BLOCK,
             done: 0,

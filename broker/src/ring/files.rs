@@ -25,7 +25,8 @@ use super::turn::{Ready, Ring, Sink};
 
 impl Ring {
     /// Writes the two parts, one after the other, at `offset`. Answered once by
-    /// [`Completion::Written`], always in a later turn. Writes in flight together may complete in
+    /// [`Completion::Written`], always in a later turn, and before that perhaps by one
+    /// [`Completion::WriteAccepted`]. Writes in flight together may complete in
     /// any order.
     pub fn write(&mut self, token: u64, file: Rc<OwnedFd>, offset: u64, parts: [Bytes; 2]) {
         let op = WriteOp::new(token, file, offset, parts);
@@ -35,7 +36,7 @@ impl Ring {
         }
         let begun = self.clock.now();
         let is_direct = self.route.choose(begun, op.len()) == Way::Direct;
-        if !(is_direct && self.write_direct(&op)) {
+        if !(is_direct && self.write_direct(&op, begun)) {
             self.write_buffered(op, begun);
         }
     }

@@ -30,6 +30,7 @@ mod reads;
 mod route;
 mod send;
 mod sockets;
+mod stage;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -71,7 +72,7 @@ impl Default for RingOptions {
             entries: 512,
             recv_buffers: 256,
             recv_buffer_bytes: 16 * 1024,
-            segment_io: SegmentIo::Auto,
+            segment_io: SegmentIo::Buffered,
         }
     }
 }
@@ -127,6 +128,12 @@ pub enum Completion<'a> {
     Writable {
         /// The connection's tag.
         tag: u64,
+    },
+    /// What a [`Ring::write`] is to write will be in the file even if the process dies. `Written`
+    /// follows.
+    WriteAccepted {
+        /// The caller's token.
+        token: u64,
     },
     /// All bytes of a [`Ring::write`] are written, or it failed.
     Written {

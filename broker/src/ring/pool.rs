@@ -11,14 +11,16 @@
 
 #![expect(unsafe_code, reason = "memory mapped by hand, for its alignment")]
 
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A private anonymous mapping.
+/// Mapped memory.
 #[derive(Debug)]
-struct Mapping {
-    base: NonNull<u8>,
+pub(super) struct Mapping {
+    pub(super) base: NonNull<u8>,
     len: usize,
 }
 
@@ -28,18 +30,20 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
+    /// Private memory, zeros at first.
     fn new(len: usize) -> io::Result<Self> {
-        // SAFETY: a fresh private anonymous mapping; no existing memory is affected.
-        let base = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
+        Self::map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
+    }
+
+    /// The start of a file, which has at least `len` bytes and is not cut while this lives.
+    pub(super) fn of_file(file: &File, len: usize) -> io::Result<Self> {
+        Self::map(len, libc::MAP_SHARED, file.as_raw_fd())
+    }
+
+    fn map(len: usize, flags: libc::c_int, fd: RawFd) -> io::Result<Self> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a fresh mapping; no existing memory is affected.
+        let base = unsafe { libc::mmap(ptr::null_mut(), len, access, flags, fd, 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -92,7 +96,8 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts(base.as_ptr(), *len) }
     }
 
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+    #[cfg(test)]
+    fn bytes_mut(&mut self) -> &mut [u8] {
         let Mapping { base, len } = self.mapping();
         // SAFETY: as in `bytes`, and borrowed exclusively.
         unsafe { std::slice::from_raw_parts_mut(base.as_ptr(), *len) }
@@ -140,6 +145,7 @@ impl Pool {
     }
 
     /// How many can be borrowed now.
+    #[cfg(test)]
     pub(super) fn available(&self) -> usize {
         let shelf = lock(&self.shelf);
         shelf.free.len() + self.buffers_max - shelf.made

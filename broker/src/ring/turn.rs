@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use io_uring::cqueue;
@@ -20,14 +21,10 @@ use super::ops::{Op, OpId, Ops};
 use super::pool::Pool;
 use super::queue::Queue;
 use super::route::Route;
+use super::stage::Stage;
 use super::{Completion, RingOptions, Wait};
 use crate::clock::Clock;
 
-/// Half a direct write of a block of messages (256 KiB) and the table that goes before it: a
-/// device takes two together faster than one.
-const BOUNCE_BYTES: usize = 144 * 1024;
-/// 4.5 MiB on their way: several times what keeps a device busy.
-const BOUNCE_BUFFERS: usize = 32;
 /// One read-ahead of a log (512 KiB), with what alignment adds at either end.
 const READ_BUFFER_BYTES: usize = 520 * 1024;
 /// 31 MiB: what channels that lag behind hold between reading and sending.
@@ -55,8 +52,8 @@ pub struct Ring {
     pub(super) ready: VecDeque<Ready>,
     pub(super) route: Route,
     pub(super) direct: DirectFiles,
-    /// What direct writes are copied into.
-    pub(super) bounce: Pool,
+    /// What direct writes are made from; without one there are none.
+    pub(super) stage: Option<Stage>,
     /// What large reads are read into.
     pub(super) reading: Pool,
     /// When the pools are trimmed next.
@@ -69,6 +66,7 @@ pub struct Ring {
 
 /// An outcome known at once.
 pub(super) enum Ready {
+    Accepted { token: u64 },
     Written { token: u64, result: io::Result<()> },
     ReadFailed { token: u64, error: io::Error },
     Stopped { tag: u64 },
@@ -97,7 +95,7 @@ impl Ring {
             ready: VecDeque::new(),
             route: Route::new(options.segment_io),
             direct: DirectFiles::default(),
-            bounce: Pool::new(BOUNCE_BYTES, BOUNCE_BUFFERS),
+            stage: None,
             reading: Pool::new(READ_BUFFER_BYTES, READ_BUFFERS),
             trim_at: Now(0),
             clock: Clock::start(),
@@ -108,6 +106,13 @@ impl Ring {
         // Armed before anyone can ring it.
         ring.queue.enter(None)?;
         Ok(ring)
+    }
+
+    /// Lets large writes go around the page cache, where [`RingOptions::segment_io`] says so: they
+    /// are kept in a stage at `path`, for files below `data_path` (both absolute), until the device
+    /// has them. [`redo`](crate::stage::redo) must have been called before.
+    pub fn keep_writes_in(&mut self, data_path: PathBuf, path: PathBuf) {
+        self.stage = Some(Stage::new(data_path, path));
     }
 
     /// What other threads wake this ring with.
@@ -184,13 +189,16 @@ impl Ring {
     /// Gives back memory that large reads and writes no longer need. Done before parking: a ring
     /// that does not park is at work.
     fn trim(&mut self) {
-        if self.bounce.is_empty() && self.reading.is_empty() {
+        let is_staging = self.stage.as_ref().is_some_and(Stage::is_made);
+        if !is_staging && self.reading.is_empty() {
             return;
         }
         let now = self.clock.now();
         if now >= self.trim_at {
             self.trim_at = now.after(TRIM_EVERY);
-            self.bounce.trim();
+            if let Some(stage) = &mut self.stage {
+                stage.trim();
+            }
             self.reading.trim();
         }
     }
@@ -198,6 +206,7 @@ impl Ring {
     fn deliver_ready(&mut self, sink: &mut Sink<'_>) {
         while let Some(ready) = self.ready.pop_front() {
             match ready {
+                Ready::Accepted { token } => sink(Completion::WriteAccepted { token }),
                 Ready::Written { token, result } => sink(Completion::Written { token, result }),
                 Ready::ReadFailed { token, error } => {
                     sink(Completion::Read {

@@ -202,6 +202,26 @@ impl Shard {
         self.on_disk_result(topic, token, result);
     }
 
+    /// A write will be in its file, whatever becomes of the process.
+    pub(super) fn on_write_accepted(&mut self, token: u64) {
+        let key = DiskOpKey::from(KeyData::from_ffi(token));
+        let Some(&(topic, token)) = self.disk_ops.get(key) else {
+            return;
+        };
+        let mut events = std::mem::take(&mut self.log_events);
+        if let Some(log) = self
+            .topics
+            .get_mut(topic)
+            .and_then(|state| state.log.as_mut())
+        {
+            log.accept(token, &mut events);
+        }
+        for event in events.drain(..) {
+            self.on_log_event(topic, event);
+        }
+        self.log_events = events;
+    }
+
     /// An operation on the storage thread is done.
     pub(super) fn on_stored(
         &mut self,

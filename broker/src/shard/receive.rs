@@ -40,6 +40,7 @@ impl Shard {
                 self.on_receive_stopped(SocketKey::from_tag(tag));
             }
             Completion::Writable { tag } => self.on_writable(SocketKey::from_tag(tag)),
+            Completion::WriteAccepted { token } => self.on_write_accepted(token),
             Completion::Written { token, result } | Completion::Synced { token, result } => {
                 self.on_disk_op(token, result.map(|()| None));
             }

@@ -34,6 +34,30 @@ fn interval_commits_what_is_written() {
 }
 
 #[test]
+fn interval_commits_what_is_accepted_without_a_gap_and_reads_what_is_written() {
+    for sync in [SyncPolicy::Interval, SyncPolicy::Always] {
+        let (mut log, mut disk) = new_log(sync);
+        append(&mut log, &mut disk, 0, 1, 3);
+        let (made, result) = disk.finish_kind("create");
+        let mut events = Vec::new();
+        log.complete(&mut disk, made, result, &mut events);
+        append(&mut log, &mut disk, 3, 1, 2);
+        // The newest first.
+        let accepted = [disk.accept_one().unwrap(), disk.accept_one().unwrap()];
+        log.accept(accepted[0], &mut events);
+        assert_eq!(frontiers(&events), (0, 0), "the first is still missing");
+        log.accept(accepted[1], &mut events);
+        let committed = if sync == SyncPolicy::Interval { 5 } else { 0 };
+        assert_eq!(frontiers(&events), (0, committed));
+        log.read(&mut disk, 0, 1);
+        assert_eq!(disk.pending_kinds(), ["write", "write"]);
+        events.extend(settle(&mut log, &mut disk));
+        assert_eq!(frontiers(&events), (5, 5));
+        assert_eq!(answers(events).len(), 1);
+    }
+}
+
+#[test]
 fn interval_syncs_by_itself_after_so_many_messages() {
     let (mut log, mut disk) = new_log(SyncPolicy::Interval);
     append(&mut log, &mut disk, 0, 1, 63);

@@ -2,27 +2,59 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::thread;
 
 use bytes::Bytes;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use tempfile::TempDir;
 
 use super::super::direct::is_cached;
 use super::super::{Ring, RingOptions};
 use super::{Event, SMALL, SegmentIo, next_event, pattern, shared, turn_until};
+use crate::stage::{SLOTS, redo, stages_dir};
 
 const MIB: usize = 1024 * 1024;
 
-fn ring(segment_io: SegmentIo) -> Ring {
-    Ring::new(RingOptions {
+/// A ring, and the folder of its stage.
+struct Staged {
+    ring: Ring,
+    dir: TempDir,
+}
+
+impl Deref for Staged {
+    type Target = Ring;
+
+    fn deref(&self) -> &Ring {
+        &self.ring
+    }
+}
+
+impl DerefMut for Staged {
+    fn deref_mut(&mut self) -> &mut Ring {
+        &mut self.ring
+    }
+}
+
+fn ring(segment_io: SegmentIo) -> Staged {
+    let options = RingOptions {
         segment_io,
         ..SMALL
-    })
-    .expect("tests need io_uring")
+    };
+    let mut ring = Ring::new(options).expect("tests need io_uring");
+    let dir = tempfile::tempdir_in(build_dir()).unwrap();
+    let path = stages_dir(dir.path()).join("0");
+    ring.keep_writes_in(dir.path().to_owned(), path);
+    Staged { ring, dir }
+}
+
+/// On a disk where `/tmp` may not be.
+fn build_dir() -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    program.parent().unwrap().to_owned()
 }
 
 /// A file, and what it is to hold.
@@ -32,10 +64,9 @@ struct Model {
 }
 
 impl Model {
-    /// A file of `len` zeros in the build directory, which is on a disk where `/tmp` may not be.
+    /// A file of `len` zeros.
     fn new(len: usize) -> Self {
-        let program = std::env::current_exe().unwrap();
-        Self::new_in(program.parent().unwrap(), len)
+        Self::new_in(&build_dir(), len)
     }
 
     fn new_in(directory: &Path, len: usize) -> Self {
@@ -96,8 +127,9 @@ impl Model {
 }
 
 fn written(ring: &mut Ring, count: usize) {
-    let events = turn_until(ring, |events| events.len() >= count);
-    for event in events {
+    let is_end = |event: &&Event| !matches!(event, Event::WriteAccepted(_));
+    let events = turn_until(ring, |events| events.iter().filter(is_end).count() >= count);
+    for event in events.iter().filter(is_end) {
         assert!(matches!(event, Event::Written(_, Ok(()))), "{event:?}");
     }
 }
@@ -292,7 +324,8 @@ fn direct_descriptors_have_the_access_of_the_file() {
         0,
         [Bytes::from(pattern(MIB)), Bytes::new()],
     );
-    let Event::Written(1, Err(error)) = next_event(&mut ring) else {
+    let mut events = turn_until(&mut ring, |events| events.len() >= 2);
+    let Some(Event::Written(1, Err(error))) = events.pop() else {
         panic!()
     };
     assert_eq!(error.raw_os_error(), Some(libc::EBADF));
@@ -343,18 +376,64 @@ fn direct_descriptors_are_closed_after_their_file() {
 }
 
 #[test]
-fn writes_that_find_no_buffer_are_buffered() {
+fn writes_that_find_no_room_are_buffered() {
     let mut model = Model::new(24 * MIB);
     let mut ring = ring(SegmentIo::Direct);
     for token in 0..60 {
         let start = token * 400_000;
         model.write(&mut ring, token as u64, start..start + 400_000, token);
     }
-    assert!(ring.bounce.made() <= 32);
-    assert!(ring.bounce.available() < 3, "no more fit in");
+    assert!(lent(&ring) > SLOTS - 2, "no more fit in");
     written(&mut ring, 60);
-    assert_eq!(ring.bounce.available(), 32);
+    assert_eq!(lent(&ring), 0);
     model.check_all(&mut ring);
+}
+
+fn lent(ring: &Ring) -> usize {
+    ring.stage.as_ref().unwrap().lent()
+}
+
+#[test]
+fn a_write_is_accepted_before_it_is_written_and_a_failed_one_is_not() {
+    let mut model = Model::new(MIB);
+    let mut ring = ring(SegmentIo::Direct);
+    model.write(&mut ring, 7, 100..MIB - 100, 1);
+    let events = turn_until(&mut ring, |events| events.len() >= 2);
+    assert!(
+        matches!(
+            events[..],
+            [Event::WriteAccepted(7), Event::Written(7, Ok(()))]
+        ),
+        "{events:?}"
+    );
+    let read_only = shared(File::open(std::env::current_exe().unwrap()).unwrap());
+    let data = Bytes::from(pattern(200_000));
+    ring.write(8, read_only, 1, [Bytes::new(), data]);
+    let event = next_event(&mut ring);
+    assert!(matches!(event, Event::Written(8, Err(_))), "{event:?}");
+}
+
+#[test]
+fn what_was_accepted_survives_that_the_kernel_was_never_asked() {
+    let mut ring = ring(SegmentIo::Direct);
+    let path = ring.dir.path().join("segment");
+    fs::write(&path, vec![0; 4 * MIB]).unwrap();
+    let options = File::options().read(true).write(true).open(&path).unwrap();
+    let mut model = Model {
+        file: shared(options),
+        bytes: vec![0; 4 * MIB],
+    };
+    let mut at = 10;
+    for token in 0..5 {
+        model.write(&mut ring, token, at..at + 500_000, 3);
+        at += 500_000;
+    }
+    assert!(fs::read(&path).unwrap() != model.bytes);
+    let redone = redo(ring.dir.path()).unwrap();
+    assert_eq!(redone.writes, 10, "each in two parts");
+    assert!(fs::read(&path).unwrap() == model.bytes);
+    written(&mut ring, 5);
+    assert!(fs::read(&path).unwrap() == model.bytes);
 }
 
 #[test]
