@@ -5,6 +5,7 @@
 //! features, and refusing both compressions at once.
 
 mod client;
+mod json;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -77,8 +78,7 @@ impl IdentifyRequest {
     /// # Errors
     /// `E_BAD_BODY IDENTIFY …`.
     pub fn parse(body: &[u8], limits: &IdentifyLimits) -> Result<Self, ProtoError> {
-        // Go's decoder replaces what is not UTF-8 inside strings; outside of them it stays an error.
-        let text = String::from_utf8_lossy(body);
+        let text = json::mended(body);
         let fields: Fields =
             serde_json::from_str(&text).map_err(|_| ProtoError::identify_json())?;
         let heartbeat_interval = heartbeat_interval(fields.heartbeat_interval, limits)?;
@@ -157,37 +157,26 @@ struct Fields {
 impl Fields {
     /// Reads the value of `key` into its field; a key of no field is skipped.
     fn read<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
-        match key.to_ascii_lowercase().as_str() {
-            "client_id" => read(&mut self.client_id, map),
-            "hostname" => read(&mut self.hostname, map),
-            "user_agent" => read(&mut self.user_agent, map),
-            "feature_negotiation" => read(&mut self.feature_negotiation, map),
-            "heartbeat_interval" => read(&mut self.heartbeat_interval, map),
-            "output_buffer_timeout" => read(&mut self.output_buffer_timeout, map),
-            "output_buffer_size" => read(&mut self.output_buffer_size, map),
-            "tls_v1" => read(&mut self.tls_v1, map),
-            "deflate" => read(&mut self.deflate, map),
-            "deflate_level" => read(&mut self.deflate_level, map),
-            "snappy" => read(&mut self.snappy, map),
-            "sample_rate" => read(&mut self.sample_rate, map),
-            "msg_timeout" => read(&mut self.msg_timeout, map),
-            "topology_region" => read(&mut self.topology_region, map),
-            "topology_zone" => read(&mut self.topology_zone, map),
+        // The long s is the only letter beyond ASCII that in another case is one of a key's.
+        match key.to_ascii_lowercase().replace('ſ', "s").as_str() {
+            "client_id" => json::read(&mut self.client_id, map),
+            "hostname" => json::read(&mut self.hostname, map),
+            "user_agent" => json::read(&mut self.user_agent, map),
+            "feature_negotiation" => json::read(&mut self.feature_negotiation, map),
+            "heartbeat_interval" => json::read_integer(&mut self.heartbeat_interval, map),
+            "output_buffer_timeout" => json::read_integer(&mut self.output_buffer_timeout, map),
+            "output_buffer_size" => json::read_integer(&mut self.output_buffer_size, map),
+            "tls_v1" => json::read(&mut self.tls_v1, map),
+            "deflate" => json::read(&mut self.deflate, map),
+            "deflate_level" => json::read_integer(&mut self.deflate_level, map),
+            "snappy" => json::read(&mut self.snappy, map),
+            "sample_rate" => json::read_integer(&mut self.sample_rate, map),
+            "msg_timeout" => json::read_integer(&mut self.msg_timeout, map),
+            "topology_region" => json::read(&mut self.topology_region, map),
+            "topology_zone" => json::read(&mut self.topology_zone, map),
             _ => map.next_value::<IgnoredAny>().map(|_| ()),
         }
     }
-}
-
-/// A `null` leaves the field as it is, so that it also does not undo an earlier duplicate.
-fn read<'de, T, A>(field: &mut T, map: &mut A) -> Result<(), A::Error>
-where
-    T: Deserialize<'de>,
-    A: MapAccess<'de>,
-{
-    if let Some(value) = map.next_value::<Option<T>>()? {
-        *field = value;
-    }
-    Ok(())
 }
 
 impl<'de> Deserialize<'de> for Fields {

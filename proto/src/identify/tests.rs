@@ -103,6 +103,40 @@ fn keys_match_in_any_case_and_the_last_duplicate_wins() {
 }
 
 #[test]
+fn a_minus_zero_is_a_zero_and_no_fraction() {
+    for key in [
+        "heartbeat_interval",
+        "output_buffer_timeout",
+        "output_buffer_size",
+        "deflate_level",
+        "sample_rate",
+        "msg_timeout",
+    ] {
+        assert_eq!(parse(&format!(r#"{{"{key}": -0 }}"#)), parse("{}"));
+        for fraction in ["-0.0", "-0e0", "0.0", "0E1"] {
+            assert_eq!(error(&format!(r#"{{"{key}":{fraction}}}"#)), NOT_JSON);
+        }
+    }
+}
+
+#[test]
+fn halves_of_surrogate_pairs_are_replaced_in_values_and_keys() {
+    assert_eq!(parse(r#"{"client_id":"a\ud800"}"#).client_id, "a\u{fffd}");
+    assert_eq!(
+        parse(r#"{"hostname":"\ud83d\ude00"}"#).hostname,
+        "\u{1f600}"
+    );
+    assert_eq!(parse(r#"{"\udc00":1}"#), parse("{}"));
+}
+
+#[test]
+fn letters_that_fold_to_those_of_a_key_are_those() {
+    assert_eq!(parse(r#"{"\u017fample_rate":7}"#).sample_rate, 7);
+    assert_eq!(parse("{\"Me\u{17f}\u{17f}age\":7}"), parse("{}"));
+    assert_eq!(parse("{\"\u{ff53}ample_rate\":7}"), parse("{}"));
+}
+
+#[test]
 fn bytes_that_are_not_utf8_are_replaced_inside_strings_only() {
     let request = IdentifyRequest::parse(b"{\"client_id\":\"a\xffb\"}", &limits()).unwrap();
     assert_eq!(request.client_id, "a\u{fffd}b");
