@@ -3,7 +3,7 @@
 //! Every error text that a client can see over TCP has its constructor here, so that the table of
 //! spec nsqd.md §2 can be read (and is tested) in one place. All of them are cold: a client that is
 //! told of an error is either closed or has lost one message's acknowledgement.
-//! Texts echo what the client sent; bytes that are not UTF-8 appear as U+FFFD outside of quotes.
+//! Texts echo what the client sent, byte for byte outside of quotes: such a text need not be UTF-8.
 
 use std::fmt;
 
@@ -97,12 +97,15 @@ impl ErrorCode {
 }
 
 /// An error as it goes to the client: `<CODE> <detail>`; `E_BAD_PROTOCOL` stands alone.
+///
+/// [`Self::to_bytes`] is what the client gets; as text, for the log, bytes that are not UTF-8 appear
+/// as U+FFFD.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProtoError {
     /// The first word.
     pub code: ErrorCode,
     /// The rest of the line.
-    pub detail: String,
+    pub detail: Vec<u8>,
 }
 
 impl fmt::Display for ProtoError {
@@ -112,7 +115,7 @@ impl fmt::Display for ProtoError {
             return Ok(());
         }
         // An empty command leaves a detail that ends in a space, which is part of the text.
-        write!(f, " {}", self.detail)
+        write!(f, " {}", String::from_utf8_lossy(&self.detail))
     }
 }
 
@@ -123,11 +126,21 @@ impl ProtoError {
     /// An error with this text.
     #[cold]
     #[must_use]
-    pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+    pub fn new(code: ErrorCode, detail: impl Into<Vec<u8>>) -> Self {
         Self {
             code,
             detail: detail.into(),
         }
+    }
+
+    /// The data of the error frame.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let code = self.code.as_str().as_bytes();
+        if self.code == ErrorCode::BadProtocol {
+            return code.to_vec();
+        }
+        [code, b" ", &self.detail].concat()
     }
 
     /// The first four bytes are not the magic of this protocol.
@@ -147,10 +160,7 @@ impl ProtoError {
 
     #[cold]
     pub(crate) fn unknown_command(verb: &[u8]) -> Self {
-        Self::new(
-            ErrorCode::Invalid,
-            format!("invalid command {}", lossy(verb)),
-        )
+        Self::new(ErrorCode::Invalid, [b"invalid command ", verb].concat())
     }
 
     #[cold]
@@ -163,10 +173,9 @@ impl ProtoError {
 
     #[cold]
     pub(crate) fn tls_required(verb: &[u8]) -> Self {
-        let verb = lossy(verb);
         Self::new(
             ErrorCode::Invalid,
-            format!("cannot {verb} in current state (TLS required)"),
+            [b"cannot ", verb, b" in current state (TLS required)"].concat(),
         )
     }
 
@@ -217,11 +226,8 @@ impl ProtoError {
 
     #[cold]
     pub(crate) fn not_a_number(verb: &str, noun: &str, param: &[u8]) -> Self {
-        let param = lossy(param);
-        Self::new(
-            ErrorCode::Invalid,
-            format!("{verb} could not parse {noun} {param}"),
-        )
+        let text = format!("{verb} could not parse {noun} ");
+        Self::new(ErrorCode::Invalid, [text.as_bytes(), param].concat())
     }
 
     #[cold]
@@ -367,35 +373,25 @@ impl ProtoError {
     #[cold]
     #[must_use]
     pub fn fin_failed(id: &[u8; 16], reason: &str) -> Self {
-        Self::new(
-            ErrorCode::FinFailed,
-            format!("FIN {} failed {reason}", lossy(id)),
-        )
+        let detail = [b"FIN ", &id[..], b" failed ", reason.as_bytes()].concat();
+        Self::new(ErrorCode::FinFailed, detail)
     }
 
     /// REQ of such a message; also `exiting` and `ID already deferred`.
     #[cold]
     #[must_use]
     pub fn req_failed(id: &[u8; 16], reason: &str) -> Self {
-        Self::new(
-            ErrorCode::ReqFailed,
-            format!("REQ {} failed {reason}", lossy(id)),
-        )
+        let detail = [b"REQ ", &id[..], b" failed ", reason.as_bytes()].concat();
+        Self::new(ErrorCode::ReqFailed, detail)
     }
 
     /// TOUCH of such a message, reasons as for FIN.
     #[cold]
     #[must_use]
     pub fn touch_failed(id: &[u8; 16], reason: &str) -> Self {
-        Self::new(
-            ErrorCode::TouchFailed,
-            format!("TOUCH {} failed {reason}", lossy(id)),
-        )
+        let detail = [b"TOUCH ", &id[..], b" failed ", reason.as_bytes()].concat();
+        Self::new(ErrorCode::TouchFailed, detail)
     }
-}
-
-fn lossy(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
 }
 
 #[cfg(test)]

@@ -40,9 +40,9 @@ pub fn encode_response(out: &mut BytesMut, data: &[u8]) {
     encode(out, FRAME_TYPE_RESPONSE, data);
 }
 
-/// Appends an error frame.
-pub fn encode_error(out: &mut BytesMut, text: &str) {
-    encode(out, FRAME_TYPE_ERROR, text.as_bytes());
+/// Appends an error frame; its text may hold bytes of the client that are not UTF-8.
+pub fn encode_error(out: &mut BytesMut, text: &(impl AsRef<[u8]> + ?Sized)) {
+    encode(out, FRAME_TYPE_ERROR, text.as_ref());
 }
 
 /// Appends the [`MESSAGE_HEADER_LEN`] bytes before a body of `body_len` bytes, which the caller

@@ -206,7 +206,7 @@ pub(crate) fn response_frame(data: &[u8]) -> Bytes {
 /// An error frame.
 pub(crate) fn error_frame(error: &ProtoError) -> Bytes {
     let mut frame = BytesMut::new();
-    encode_error(&mut frame, &error.to_string());
+    encode_error(&mut frame, &error.to_bytes());
     frame.freeze()
 }
 

@@ -5,6 +5,7 @@ const ID: &[u8; 16] = b"18a27a7b78269000";
 fn check_fatal(table: &[(ProtoError, &str)]) {
     for (error, text) in table {
         assert_eq!(error.to_string(), *text);
+        assert_eq!(error.to_bytes(), text.as_bytes());
         assert!(error.code.is_fatal(), "{text}");
     }
 }
@@ -187,15 +188,45 @@ fn failures_of_one_message_leave_the_connection_open() {
             ProtoError::touch_failed(ID, "ID not in flight"),
             "E_TOUCH_FAILED TOUCH 18a27a7b78269000 failed ID not in flight",
         ),
-        (
-            ProtoError::fin_failed(&[0xff; 16], "ID not in flight"),
-            "E_FIN_FAILED FIN \u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\
-             \u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd} failed ID not in flight",
-        ),
     ];
     for (error, text) in table {
         assert_eq!(error.to_string(), text);
+        assert_eq!(error.to_bytes(), text.as_bytes());
         assert!(!error.code.is_fatal(), "{text}");
+    }
+}
+
+#[test]
+fn clients_get_their_bytes_back_and_logs_get_text() {
+    let table: [(ProtoError, &[u8]); 6] = [
+        (
+            ProtoError::unknown_command(b"\xffGET"),
+            b"E_INVALID invalid command \xffGET",
+        ),
+        (
+            ProtoError::tls_required(b"\xff"),
+            b"E_INVALID cannot \xff in current state (TLS required)",
+        ),
+        (
+            ProtoError::not_a_number("RDY", "count", b"1\xff"),
+            b"E_INVALID RDY could not parse count 1\xff",
+        ),
+        (
+            ProtoError::fin_failed(b"0123456789abcde\xff", "ID not in flight"),
+            b"E_FIN_FAILED FIN 0123456789abcde\xff failed ID not in flight",
+        ),
+        (
+            ProtoError::req_failed(b"0123456789abcde\xff", "exiting"),
+            b"E_REQ_FAILED REQ 0123456789abcde\xff failed exiting",
+        ),
+        (
+            ProtoError::touch_failed(b"0123456789abcde\xff", "exiting"),
+            b"E_TOUCH_FAILED TOUCH 0123456789abcde\xff failed exiting",
+        ),
+    ];
+    for (error, bytes) in table {
+        assert_eq!(error.to_bytes(), bytes);
+        assert_eq!(error.to_string(), String::from_utf8_lossy(bytes));
     }
 }
 
