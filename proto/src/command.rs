@@ -11,7 +11,7 @@
 //!   size, before its bytes are waited for.
 //! - An MPUB is returned only when all of its messages are sound (spec K7, K28).
 //!
-//! Not here: authorization, whether AUTH is enabled, the parsing of IDENTIFY's JSON
+//! Not here: authorization (but [`mpub_topic`], for when it comes first), whether AUTH is enabled, the parsing of IDENTIFY's JSON
 //! ([`IdentifyRequest`](crate::IdentifyRequest)), and whether a message is in flight.
 //!
 //! Hot path: no allocation, formatting, await or atomic per message.
@@ -26,6 +26,7 @@ use body::Missing;
 
 pub use bodies::{Bodies, decode_bodies};
 pub use line::LINE_BYTES_MAX;
+pub use parse::mpub_topic;
 
 /// What the connection has been through (spec §2.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,7 @@ mod request;
 
 pub use command::{
     Bodies, Command, DecodeContext, Decoded, LINE_BYTES_MAX, SessionState, decode, decode_bodies,
-    truncation_error,
+    mpub_topic, truncation_error,
 };
 pub use delivery::{Delivery, Frame, FrameError, REPLY_BYTES_MAX, decode_frame};
 pub use error::{ErrorCode, ProtoError};

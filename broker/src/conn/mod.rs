@@ -258,12 +258,14 @@ impl Connection {
         }
     }
 
+    /// Its commands are taken as they come.
+    pub(crate) fn is_served(&self) -> bool {
+        self.hold == Hold::None && self.phase == Phase::Serving
+    }
+
     /// Whether the command loop may look at the input.
     pub(crate) fn may_decode(&self) -> bool {
-        self.hold == Hold::None
-            && self.phase == Phase::Serving
-            && self.input.len() >= self.needed
-            && !self.input.is_empty()
+        self.is_served() && self.input.len() >= self.needed && !self.input.is_empty()
     }
 
     /// No more will be asked: what is left is to send the answers.

@@ -6,12 +6,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use nsq_proto::ProtoError;
+use nsq_proto::{ProtoError, mpub_topic};
 
 use super::publish::connection_mut;
 use super::session::Flow;
 use super::{Shard, SocketKey};
-use crate::conn::{Authorization, Connection, Granted, Hold, response_frame};
+use crate::conn::{Authorization, Connection, Granted, Hold, PublishVerb, response_frame};
 use crate::control::{AuthRequest, ControlMessage};
 use crate::grants::{Access, Grants, Secret};
 
@@ -62,6 +62,18 @@ impl Shard {
         }
         let channel = access.channel();
         Some(Flow::Fail(ProtoError::unauthorized(verb, topic, channel)))
+    }
+
+    /// The same for the MPUB that `input` begins with, if it does: it is refused before its body is
+    /// waited for, or found wrong.
+    pub(super) fn mpub_lacks_permission(&mut self, key: SocketKey, input: &[u8]) -> Option<Flow> {
+        if !self.shared.settings.auth_required {
+            return None;
+        }
+        let connection = connection_mut(&mut self.sockets, key).filter(|c| c.is_served())?;
+        let context = self.shared.settings.decode_context(connection);
+        let topic = mpub_topic(input, &context)?;
+        self.lacks_permission(key, PublishVerb::Mpub.as_str(), topic, Access::Publish)
     }
 
     fn ask_for_grants(&mut self, key: SocketKey, secret: Secret) {

@@ -33,7 +33,7 @@ pub(super) enum Flow {
     Next,
     /// Stop; this command is done.
     Pause,
-    /// Stop; look at this command again when the hold is over.
+    /// Stop; look at this command again when the hold is over, or more of it has arrived.
     Again,
     /// Stop; the connection takes no more commands.
     Fail(ProtoError),
@@ -48,43 +48,47 @@ impl Shard {
     pub(super) fn serve(&mut self, key: SocketKey, data: &[u8]) -> usize {
         let mut taken = 0;
         loop {
-            if self.is_crowded(key) {
-                self.hold(key, Hold::Congestion);
-            }
-            let Some(connection) = connection_mut(&mut self.sockets, key) else {
-                return data.len();
-            };
-            let rest = &data[taken..];
-            let idle = connection.hold != Hold::None || connection.phase != Phase::Serving;
-            if idle || rest.is_empty() {
-                connection.needed = 1;
-                return taken;
-            }
-            let context = self.shared.settings.decode_context(connection);
-            match decode(rest, &context) {
-                Ok(Decoded::Incomplete { needed }) => {
-                    connection.needed = needed;
-                    return taken;
-                }
-                Ok(Decoded::Command { command, consumed }) => {
-                    connection.last_command = self.now;
-                    connection.needed = 1;
-                    self.work += 1;
-                    match self.execute(key, command) {
-                        Flow::Next => taken += consumed,
-                        Flow::Pause => return taken + consumed,
-                        Flow::Again => return taken,
-                        Flow::Fail(error) => {
-                            self.fail_connection(key, &error);
-                            return data.len();
-                        }
-                    }
-                }
-                Err(error) => {
+            let (flow, consumed) = self.serve_one(key, &data[taken..]);
+            match flow {
+                Flow::Next => taken += consumed,
+                Flow::Pause => return taken + consumed,
+                Flow::Again => return taken,
+                Flow::Fail(error) => {
                     self.fail_connection(key, &error);
                     return data.len();
                 }
             }
+        }
+    }
+
+    /// Takes the command at the beginning of `data`, if it is whole, and says how many bytes it took.
+    fn serve_one(&mut self, key: SocketKey, data: &[u8]) -> (Flow, usize) {
+        if self.is_crowded(key) {
+            self.hold(key, Hold::Congestion);
+        }
+        if let Some(flow) = self.mpub_lacks_permission(key, data) {
+            return (flow, 0);
+        }
+        let Some(connection) = connection_mut(&mut self.sockets, key) else {
+            return (Flow::Pause, data.len());
+        };
+        if !connection.is_served() || data.is_empty() {
+            connection.needed = 1;
+            return (Flow::Again, 0);
+        }
+        let context = self.shared.settings.decode_context(connection);
+        match decode(data, &context) {
+            Ok(Decoded::Incomplete { needed }) => {
+                connection.needed = needed;
+                (Flow::Again, 0)
+            }
+            Ok(Decoded::Command { command, consumed }) => {
+                connection.last_command = self.now;
+                connection.needed = 1;
+                self.work += 1;
+                (self.execute(key, command), consumed)
+            }
+            Err(error) => (Flow::Fail(error), 0),
         }
     }
 
@@ -275,7 +279,10 @@ impl Shard {
         topic: &'a str,
         (delay, bodies, messages): (Duration, impl Iterator<Item = &'a [u8]>, u64),
     ) -> Flow {
-        if let Some(flow) = self.lacks_permission(key, verb.as_str(), topic, Access::Publish) {
+        // An MPUB was checked before its body was looked at.
+        if verb != PublishVerb::Mpub
+            && let Some(flow) = self.lacks_permission(key, verb.as_str(), topic, Access::Publish)
+        {
             return flow;
         }
         if self.should_move_publisher(key, topic) {
@@ -573,7 +580,7 @@ impl Shard {
 
 impl crate::shared::Settings {
     /// What the decoder must know of a connection.
-    fn decode_context(&self, connection: &Connection) -> DecodeContext {
+    pub(super) fn decode_context(&self, connection: &Connection) -> DecodeContext {
         DecodeContext {
             state: connection.session,
             heartbeats_disabled: connection.identity.heartbeat_interval.is_none(),

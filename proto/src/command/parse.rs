@@ -71,6 +71,18 @@ fn plain_fin(input: &[u8]) -> Option<[u8; ID_LEN]> {
     id.iter().all(|byte| *byte > b' ').then_some(*id)
 }
 
+/// The topic of an MPUB at the beginning of `input`, once its line has arrived and is sound. It alone
+/// must be allowed before its body is looked at (spec §2.5).
+#[must_use]
+pub fn mpub_topic<'a>(input: &'a [u8], context: &DecodeContext) -> Option<&'a str> {
+    if context.tls_missing || !input.starts_with(b"MPUB ") {
+        return None;
+    }
+    let mut words = Words::new(&input[..line_len(input).ok()??]);
+    words.next();
+    name::validate(words.next()?).ok()
+}
+
 fn require(condition: bool, verb: &str) -> Result<(), ProtoError> {
     if condition {
         Ok(())

@@ -1,4 +1,4 @@
-use nsq_proto::{Limits, decode_bodies};
+use nsq_proto::{DecodeContext, Limits, decode_bodies, mpub_topic};
 
 use super::{CONTEXT, list, outcome, with_body};
 
@@ -160,4 +160,31 @@ fn bodies_count_down_as_they_are_taken() {
     assert_eq!((bodies.len(), bodies.total_bytes()), (0, 0));
     assert_eq!(bodies.next(), None);
     assert_eq!(bodies.next(), None);
+}
+
+#[test]
+fn topic_is_known_with_the_line_and_only_when_the_line_is_sound() {
+    let table: [(&[u8], Option<&str>); 11] = [
+        (b"MPUB t\n", Some("t")),
+        (b"MPUB t\r\n", Some("t")),
+        (b"MPUB t more words\nbody", Some("t")),
+        (b"MPUB t", None),
+        (b"MPUB", None),
+        (b"MPUB\n", None),
+        (b"MPUB \n", None),
+        (b"MPUB a:b\n", None),
+        (b"MPUBS t\n", None),
+        (b"PUB t\n", None),
+        (b"", None),
+    ];
+    for (input, topic) in table {
+        assert_eq!(mpub_topic(input, &CONTEXT), topic, "{input:?}");
+    }
+    let tls_missing = DecodeContext {
+        tls_missing: true,
+        ..CONTEXT
+    };
+    assert_eq!(mpub_topic(b"MPUB t\n", &tls_missing), None);
+    let endless = [&b"MPUB t "[..], &[b'x'; 16 * 1024]].concat();
+    assert_eq!(mpub_topic(&endless, &CONTEXT), None);
 }
