@@ -3,6 +3,7 @@
 //! The door runs as local tasks on a shard; [`Broker`] is implemented by a handle to that shard,
 //! which answers from its own core or asks the owning shards by message. Futures are not `Send`.
 
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -251,6 +252,9 @@ pub trait Broker: Clone + 'static {
     /// # Errors
     /// The error code: `INVALID_OPTION` or `INVALID_VALUE`.
     fn config_put(&self, key: &str, body: &[u8]) -> Result<(String, bool), &'static str>;
+
+    /// Resolves when a task may take a step of a TLS handshake, of which a turn has few.
+    fn poll_handshake_step(&self, cx: &mut Context<'_>) -> Poll<()>;
 
     /// A line for the access log, at INFO.
     fn log_access(&self, line: std::fmt::Arguments<'_>);

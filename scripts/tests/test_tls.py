@@ -236,6 +236,48 @@ def https_is_the_whole_api(context: Context) -> None:
 
 
 @case("tls")
+def many_handshakes_at_once_all_come_to_an_end(context: Context) -> None:
+    """More than a turn has steps for, all of them waiting for their turn at the same time."""
+    files = made(context)
+    broker = context.broker(*files.flags(), *(("--shards=1",) if context.ours else ()))
+    client = files.context()
+    sockets = [socket.create_connection(("127.0.0.1", broker.https_port), timeout=wire.PATIENCE_S) for _ in range(60)]
+    layers = []
+    for connection in sockets:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        layer = client.wrap_bio(incoming, outgoing, server_hostname="localhost")
+        try:
+            layer.do_handshake()
+        except ssl.SSLWantReadError:
+            layers.append((connection, layer, incoming, outgoing))
+    for connection, _, _, outgoing in layers:
+        connection.sendall(outgoing.read())
+    for connection, layer, incoming, outgoing in layers:
+        done = False
+        while not done:
+            incoming.write(connection.recv(1 << 16))
+            try:
+                layer.do_handshake()
+                done = True
+            except ssl.SSLWantReadError:
+                pass
+        layer.write(b"GET /ping HTTP/1.0\r\n\r\n")
+        connection.sendall(outgoing.read())
+    for connection, layer, incoming, _ in layers:
+        answer = b""
+        while not answer.endswith(b"OK"):
+            received = connection.recv(1 << 16)
+            assert received, f"the stream ended after {answer!r}"
+            incoming.write(received)
+            try:
+                answer += layer.read(1 << 16)
+            except ssl.SSLWantReadError:
+                pass
+        connection.close()
+    equal(len(layers), len(sockets), "handshakes")
+
+
+@case("tls")
 def keys_of_every_form(context: Context) -> None:
     files = made(context)
     equal({"server": "EC", "rsa": "RSA", "pkcs8": ""}, {

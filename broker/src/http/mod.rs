@@ -61,7 +61,7 @@ where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
     B: Broker,
 {
-    match TlsStream::accept(stream, config).await {
+    match TlsStream::accept(stream, config, &broker).await {
         Ok(stream) => serve_connection(stream, remote, broker, None).await,
         Err(error) => broker.log_warning(format_args!(
             "http: TLS handshake error from {remote}: {error}"

@@ -17,6 +17,7 @@ use nsq_http::response::{self, Response};
 use rustls::ServerConfig;
 
 use crate::conn::{Decoded, LayerError, TlsLayer};
+use crate::gateway::Broker;
 
 /// Bytes read from the socket, decrypted, and encrypted at a time.
 const STEP_BYTES: usize = 16 * 1024;
@@ -44,18 +45,22 @@ pub(super) struct TlsStream<S> {
 }
 
 impl<S: Read + Write + Unpin> TlsStream<S> {
-    /// Performs the handshake.
+    /// Performs the handshake, step by step as the broker allows it.
     ///
     /// # Errors
     /// Why there is none; the client has been told what it can be told.
-    pub(super) async fn accept(stream: S, config: Arc<ServerConfig>) -> Result<Self, LayerError> {
+    pub(super) async fn accept(
+        stream: S,
+        config: Arc<ServerConfig>,
+        broker: &impl Broker,
+    ) -> Result<Self, LayerError> {
         let mut this = Self {
             stream,
             tls: TlsLayer::new(config),
             received: BytesMut::new(),
             plain: BytesMut::new(),
         };
-        match poll_fn(|cx| this.poll_handshake(cx)).await {
+        match poll_fn(|cx| this.poll_handshake(cx, broker)).await {
             Ok(()) => Ok(this),
             Err(error) => {
                 // A client that is gone, too, is no reason to go on.
@@ -65,17 +70,26 @@ impl<S: Read + Write + Unpin> TlsStream<S> {
         }
     }
 
-    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LayerError>> {
+    fn poll_handshake(
+        &mut self,
+        cx: &mut Context<'_>,
+        broker: &impl Broker,
+    ) -> Poll<Result<(), LayerError>> {
         loop {
-            let decoded = self
-                .tls
-                .decode(&mut self.received, &mut self.plain, STEP_BYTES)?;
+            let mut has_ended = false;
+            if !self.received.is_empty() {
+                ready!(broker.poll_handshake_step(cx));
+                let decoded = self
+                    .tls
+                    .decode(&mut self.received, &mut self.plain, STEP_BYTES)?;
+                has_ended = decoded == Decoded::End;
+            }
             let sent = self.poll_send(cx)?;
             if self.tls.info().is_some() {
                 return Poll::Ready(Ok(()));
             }
             ready!(sent);
-            if decoded == Decoded::End || ready!(self.poll_receive(cx))? == 0 {
+            if has_ended || ready!(self.poll_receive(cx))? == 0 {
                 return Poll::Ready(Err(LayerError::Io(io::ErrorKind::UnexpectedEof)));
             }
         }

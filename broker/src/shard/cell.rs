@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -241,6 +242,10 @@ impl Broker for Gateway {
 
     fn config_put(&self, key: &str, body: &[u8]) -> Result<(String, bool), &'static str> {
         self.shared.config_put(key, body)
+    }
+
+    fn poll_handshake_step(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.cell.with(|shard| shard.poll_handshake_step(cx))
     }
 
     fn log_access(&self, line: fmt::Arguments<'_>) {

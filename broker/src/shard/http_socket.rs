@@ -1,8 +1,9 @@
 //! A socket of the HTTP door: the shard's ring below, hyper above.
 //!
 //! The shard receives into `inbox` and stops receiving while that is full; [`HttpStream`] is what
-//! a local task reads and writes. A connection on which nothing arrives for [`HTTP_IDLE`] is closed
-//! (K35).
+//! a local task reads and writes. A connection whose task waits for the peer, to send or to take
+//! what it is sent, and sees nothing of it for [`HTTP_IDLE`] is closed (K35). While a request is
+//! being answered the peer owes nothing, however long that takes.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
@@ -26,7 +27,7 @@ use crate::ring::send_vectored;
 
 /// Received and unread bytes of an HTTP connection, above which nothing more is received.
 const INBOX_BYTES_MAX: usize = 256 * 1024;
-/// How long an HTTP connection may stay silent.
+/// How long the peer of an HTTP connection may stay silent.
 const HTTP_IDLE: Duration = Duration::from_secs(120);
 
 /// See the module documentation.
@@ -38,7 +39,8 @@ pub(crate) struct HttpSocket {
     pub(super) receive: Receive,
     inbox: BytesMut,
     eof: bool,
-    last_received: Now,
+    /// When bytes came or went last, or the task began to wait for the peer.
+    silent_since: Now,
     pub(super) idle_timer: Option<TimerKey>,
     pub(super) read_waker: Option<Waker>,
     pub(super) write_waker: Option<Waker>,
@@ -56,13 +58,42 @@ impl HttpSocket {
             receive: Receive::Off,
             inbox: BytesMut::new(),
             eof: false,
-            last_received: now,
+            silent_since: now,
             idle_timer: None,
             read_waker: None,
             write_waker: None,
             write_blocked: false,
             write_woken: false,
         }
+    }
+
+    /// Notes that the task waits for bytes.
+    fn await_bytes(&mut self, now: Now, waker: &Waker) {
+        self.begin_to_wait(now);
+        self.read_waker = Some(waker.clone());
+    }
+
+    /// Notes that the task waits for room.
+    fn await_room(&mut self, now: Now, waker: &Waker) {
+        self.begin_to_wait(now);
+        self.write_waker = Some(waker.clone());
+    }
+
+    /// Who was woken for room that is not there has been waiting all the time.
+    fn begin_to_wait(&mut self, now: Now) {
+        if !self.is_waiting() && !self.write_woken {
+            self.silent_since = now;
+        }
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.read_waker.is_some() || self.write_waker.is_some()
+    }
+
+    /// When the peer will have been silent for too long, if the task waits for it.
+    fn patience_ends(&self) -> Option<Now> {
+        self.is_waiting()
+            .then(|| self.silent_since.after(HTTP_IDLE))
     }
 }
 
@@ -83,7 +114,7 @@ impl Shard {
         let now = self.now;
         let Some(http) = self.http(key) else { return };
         http.inbox.extend_from_slice(data);
-        http.last_received = now;
+        http.silent_since = now;
         let waker = http.read_waker.take();
         self.wakers.extend(waker);
         self.settle_http_receive(key);
@@ -118,9 +149,11 @@ impl Shard {
         }
     }
 
-    pub(super) fn schedule_http_idle(&mut self, key: SocketKey) {
+    /// Looks at the peer's silence when it may have been too long.
+    pub(super) fn watch_http(&mut self, key: SocketKey) {
         let Some(http) = self.http(key) else { return };
-        let at = http.last_received.after(HTTP_IDLE);
+        let at = http.patience_ends();
+        let at = at.unwrap_or_else(|| self.now.after(HTTP_IDLE));
         let timer = self.core.schedule(at, Deadline::ReadTimeout(key.token()));
         if let Some(http) = self.http(key) {
             http.idle_timer = Some(timer);
@@ -131,11 +164,24 @@ impl Shard {
         let now = self.now;
         let Some(http) = self.http(key) else { return };
         http.idle_timer = None;
-        if http.last_received.after(HTTP_IDLE) <= now {
+        if http.patience_ends().is_some_and(|end| end <= now) {
             self.close_socket(key);
         } else {
-            self.schedule_http_idle(key);
+            self.watch_http(key);
         }
+    }
+
+    /// Takes a step of a handshake of HTTPS, or has the task woken when there is one left.
+    pub(super) fn poll_handshake_step(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let polled = self.https_handshakes.poll_step(cx);
+        self.touched |= polled.is_pending();
+        polled
+    }
+
+    /// Lets the tasks go on that found no step of a handshake left; they go before who has just come.
+    pub(super) fn resume_handshakes(&mut self) {
+        self.wakers.splice(..0, self.https_handshakes.refill());
+        self.touched |= self.https_handshakes.is_waited_for();
     }
 
     /// HTTP connections that were accepted and have no task yet.
@@ -158,6 +204,7 @@ impl Shard {
         cx: &Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        let now = self.now;
         let Some(http) = self.http(key) else {
             return Poll::Ready(Ok(()));
         };
@@ -165,7 +212,7 @@ impl Shard {
             if http.eof {
                 return Poll::Ready(Ok(()));
             }
-            http.read_waker = Some(cx.waker().clone());
+            http.await_bytes(now, cx.waker());
             return Poll::Pending;
         }
         let taken = http.inbox.len().min(buffer.remaining());
@@ -184,7 +231,7 @@ impl Shard {
         let Some(socket) = self.sockets.get_mut(key) else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
-        let fd = Rc::clone(&socket.fd);
+        let (fd, now) = (Rc::clone(&socket.fd), self.now);
         let Some(http) = socket.http() else {
             return Poll::Pending;
         };
@@ -192,7 +239,7 @@ impl Shard {
             match send_vectored(fd.as_fd(), slices) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     http.write_blocked = true;
-                    http.write_waker = Some(cx.waker().clone());
+                    http.await_room(now, cx.waker());
                     // While the ring lets go of the socket nothing may be asked of it; when it
                     // has, the task is woken.
                     if http.receive != Receive::Stopping {
@@ -203,11 +250,12 @@ impl Shard {
                 }
                 other => {
                     http.write_woken = false;
+                    http.silent_since = now;
                     return Poll::Ready(other);
                 }
             }
         }
-        http.write_waker = Some(cx.waker().clone());
+        http.await_room(now, cx.waker());
         Poll::Pending
     }
 
@@ -279,5 +327,54 @@ impl Write for HttpStream {
     ) -> Poll<io::Result<usize>> {
         self.cell
             .with(|shard| shard.poll_http_write(self.key, cx, slices))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seconds after the beginning.
+    fn at(seconds: u64) -> Now {
+        Now(0).after(Duration::from_secs(seconds))
+    }
+
+    fn socket() -> HttpSocket {
+        HttpSocket::new("peer".to_owned(), at(0), None)
+    }
+
+    #[test]
+    fn silence_counts_while_bytes_are_waited_for() {
+        let mut http = socket();
+        assert_eq!(http.patience_ends(), None);
+        http.await_bytes(at(5), Waker::noop());
+        assert_eq!(http.patience_ends(), Some(at(125)));
+        // Asking again is no sign of life.
+        http.await_bytes(at(50), Waker::noop());
+        assert_eq!(http.patience_ends(), Some(at(125)));
+    }
+
+    #[test]
+    fn answering_takes_as_long_as_it_takes() {
+        let mut http = socket();
+        http.await_bytes(at(0), Waker::noop());
+        http.read_waker = None;
+        assert_eq!(http.patience_ends(), None);
+        http.await_bytes(at(1000), Waker::noop());
+        assert_eq!(http.patience_ends(), Some(at(1120)));
+    }
+
+    #[test]
+    fn a_peer_that_does_not_take_its_answer_is_silent_too() {
+        let mut http = socket();
+        http.await_room(at(10), Waker::noop());
+        assert_eq!(http.patience_ends(), Some(at(130)));
+        // Woken for nothing: no byte has gone.
+        (http.write_waker, http.write_woken) = (None, true);
+        http.await_room(at(60), Waker::noop());
+        assert_eq!(http.patience_ends(), Some(at(130)));
+        (http.write_waker, http.write_woken) = (None, false);
+        http.await_room(at(100), Waker::noop());
+        assert_eq!(http.patience_ends(), Some(at(220)));
     }
 }

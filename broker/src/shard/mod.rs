@@ -18,6 +18,7 @@ mod disk;
 pub(crate) mod driver;
 mod effects;
 mod flush;
+mod handshakes;
 mod http_socket;
 mod layers;
 pub(crate) mod logs;
@@ -96,8 +97,10 @@ pub(crate) struct Shard {
     misled: Vec<SocketKey>,
     /// Connections with more received than they may decode in one turn.
     undecoded: Vec<SocketKey>,
-    /// Steps of TLS handshakes that may be taken in this turn.
+    /// Steps of TLS handshakes that connections of the TCP port may take in this turn.
     handshakes_left: usize,
+    /// The same of HTTPS.
+    https_handshakes: handshakes::Handshakes,
     /// Connections whose commands wait for [`crate::conn::Hold::Congestion`] to pass.
     congested: Vec<SocketKey>,
     outboxes: Vec<Outbox>,
@@ -149,6 +152,7 @@ impl Shard {
             misled: Vec::new(),
             undecoded: Vec::new(),
             handshakes_left: layers::HANDSHAKES_PER_TURN,
+            https_handshakes: handshakes::Handshakes::new(),
             congested: Vec::new(),
             outboxes: (0..shards).map(|_| Outbox::default()).collect(),
             changes: Vec::new(),
@@ -184,6 +188,7 @@ impl Shard {
     /// Everything that happens once per turn, after input was applied.
     pub(crate) fn finish_turn(&mut self) {
         self.resume_undecoded();
+        self.resume_handshakes();
         self.core.advance(self.now);
         self.apply_effects();
         self.resume_congested();

@@ -81,7 +81,7 @@ impl Shard {
             let protocol = Protocol::Http(Box::new(http));
             let key = self.sockets.insert(Socket { fd, protocol });
             self.new_http.push(key);
-            self.schedule_http_idle(key);
+            self.watch_http(key);
             key
         } else {
             self.shared

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt::Arguments;
 use std::rc::Rc;
 use std::sync::LazyLock;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -144,6 +144,10 @@ impl Broker for FakeBroker {
             ("log_level", _) => Err("INVALID_VALUE"),
             _ => Err("INVALID_OPTION"),
         }
+    }
+
+    fn poll_handshake_step(&self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
     }
 
     fn log_access(&self, line: Arguments<'_>) {
