@@ -97,23 +97,68 @@ pub struct Listen {
 }
 
 /// When an accepted message counts as safe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SyncMode {
     /// `--sync=interval`: `OK` when the kernel has it; fdatasync by count and time.
+    #[default]
     Interval,
     /// `--sync=always`: `OK` when fdatasync has covered it.
     Always,
 }
 
+impl SyncMode {
+    /// Their words: on the command line, over HTTP and in `nsqd.dat`.
+    pub(crate) const WORDS: [&str; 2] = [Self::Interval.as_str(), Self::Always.as_str()];
+
+    /// Its word.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Interval => "interval",
+            Self::Always => "always",
+        }
+    }
+
+    /// The mode of a word.
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        let modes = [Self::Interval, Self::Always];
+        modes.into_iter().find(|mode| mode.as_str() == word)
+    }
+}
+
 /// How large parts of segment files are written and read. What is small is always buffered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SegmentIo {
     /// `--segment-io=auto`: around the page cache while that gets more written.
     Auto,
     /// `--segment-io=buffered`: through the page cache.
+    #[default]
     Buffered,
     /// `--segment-io=direct`: around the page cache, where the file system can.
     Direct,
+}
+
+impl SegmentIo {
+    /// Their words on the command line.
+    pub(crate) const WORDS: [&str; 3] = [
+        Self::Auto.as_str(),
+        Self::Buffered.as_str(),
+        Self::Direct.as_str(),
+    ];
+
+    /// Its word.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Buffered => "buffered",
+            Self::Direct => "direct",
+        }
+    }
+
+    /// What a word stands for.
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        let ways = [Self::Auto, Self::Buffered, Self::Direct];
+        ways.into_iter().find(|way| way.as_str() == word)
+    }
 }
 
 /// Where and how messages are kept.

@@ -12,8 +12,9 @@ use std::time::Duration;
 use nsq_cli::Logger;
 use nsq_core::{LatencyConfig, Locality, NodeId, ShardLimits};
 use nsq_log::LogConfig;
-use nsq_proto::{IdentifyLimits, IdentifyReply, IdentifyRequest, Limits};
+use nsq_proto::{IdentifyLimits, IdentifyReply, IdentifyRequest, Limits, TopicName};
 
+use crate::catalogue::FILE_NAME;
 use crate::clock::Clock;
 use crate::config::{Compression, RuntimeChange, RuntimeConfig, SegmentIo};
 use crate::conn;
@@ -144,9 +145,30 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Which logs failed (K27: each for itself, and for good).
+/// What can fail. A topic may be called as the others are shown.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Subject {
+    /// The file system of the data path has too little room.
+    Disk,
+    /// `nsqd.dat` could not be written.
+    Catalogue,
+    /// The log of a topic (K27: each for itself, and for good).
+    Log(TopicName),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk => f.write_str("disk"),
+            Self::Catalogue => f.write_str(FILE_NAME),
+            Self::Log(topic) => write!(f, "TOPIC({topic})"),
+        }
+    }
+}
+
+/// What failed, and why.
 #[derive(Default)]
-pub(crate) struct Health(Mutex<BTreeMap<String, String>>);
+pub(crate) struct Health(Mutex<BTreeMap<Subject, String>>);
 
 impl fmt::Debug for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -157,12 +179,12 @@ impl fmt::Debug for Health {
 impl Health {
     /// Something failed.
     #[cold]
-    pub(crate) fn fail(&self, what: &str, reason: &str) {
-        self.lock().insert(what.to_owned(), reason.to_owned());
+    pub(crate) fn fail(&self, what: Subject, reason: &str) {
+        self.lock().insert(what, reason.to_owned());
     }
 
     /// It works again.
-    pub(crate) fn recover(&self, what: &str) {
+    pub(crate) fn recover(&self, what: &Subject) {
         self.lock().remove(what);
     }
 
@@ -175,7 +197,7 @@ impl Health {
             .map(|(what, reason)| format!("{what}: {reason}"))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Subject, String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -313,5 +335,25 @@ impl Shared {
     #[must_use]
     pub(crate) fn shard_count(&self) -> usize {
         self.mailboxes.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_may_be_called_as_anything_else_that_fails() {
+        let log = |name: &str| Subject::Log(TopicName::parse(name.as_bytes()).unwrap());
+        for (other, name) in [(Subject::Disk, "disk"), (Subject::Catalogue, FILE_NAME)] {
+            let health = Health::default();
+            health.fail(log(name), "torn");
+            health.fail(other.clone(), "full");
+            assert_eq!(health.problem(), Some(format!("{name}: full")));
+            health.recover(&other);
+            assert_eq!(health.problem(), Some(format!("TOPIC({name}): torn")));
+            health.recover(&log(name));
+            assert_eq!(health.problem(), None);
+        }
     }
 }

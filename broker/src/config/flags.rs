@@ -2,7 +2,7 @@
 
 use nsq_cli::{Custom, Flag, FlagTable, Form, Kind, Value, parse_bool, parse_int};
 
-use super::PROGRAM;
+use super::{PROGRAM, SegmentIo, SyncMode};
 
 /// TLS versions by name and as TLS numbers them.
 const TLS_VERSIONS: [(&str, i64); 4] = [
@@ -362,14 +362,14 @@ fn ours() -> Vec<Flag> {
         Flag::new(
             "sync",
             word(parse_sync),
-            Value::Text("interval".to_owned()),
+            Value::Text(SyncMode::default().as_str().to_owned()),
             "what OK promises: 'interval' (the kernel has the message) or \
              'always' (the disk has it)",
         ),
         Flag::new(
             "segment-io",
             word(parse_segment_io),
-            Value::Text("buffered".to_owned()),
+            Value::Text(SegmentIo::default().as_str().to_owned()),
             "how large parts of segment files are written: 'buffered' (through the page cache), \
              'direct' (around it) or 'auto' (whichever gets more done)",
         ),
@@ -428,11 +428,11 @@ fn parse_tls_version(text: &str) -> Result<Value, String> {
 }
 
 fn parse_sync(text: &str) -> Result<Value, String> {
-    one_of(text, &["interval", "always"])
+    one_of(text, &SyncMode::WORDS)
 }
 
 fn parse_segment_io(text: &str) -> Result<Value, String> {
-    one_of(text, &["auto", "buffered", "direct"])
+    one_of(text, &SegmentIo::WORDS)
 }
 
 fn one_of(text: &str, words: &[&str]) -> Result<Value, String> {

@@ -208,23 +208,16 @@ fn identity(settings: &Settings, node_id: u16, hostname: String) -> Checked<Iden
 }
 
 fn durability(settings: &Settings, data_path: PathBuf) -> Checked<Durability> {
-    let sync = match settings.string("sync") {
-        "always" => SyncMode::Always,
-        _ => SyncMode::Interval,
-    };
-    let segment_io = match settings.string("segment-io") {
-        "auto" => SegmentIo::Auto,
-        "direct" => SegmentIo::Direct,
-        _ => SegmentIo::Buffered,
-    };
+    let sync = SyncMode::parse(settings.string("sync"));
+    let segment_io = SegmentIo::parse(settings.string("segment-io"));
     Ok(Durability {
         data_path,
-        sync,
+        sync: sync.expect("the flag takes no other word"),
         sync_every: int(settings, "sync-every", 1..=i64::MAX, "> 0")?,
         sync_timeout: positive(settings, "sync-timeout")?,
         segment_bytes_max: int(settings, "max-bytes-per-file", 1..=i64::MAX, "> 0")?,
         mem_queue_size: int(settings, "mem-queue-size", 0..=i64::MAX, ">= 0")?,
-        segment_io,
+        segment_io: segment_io.expect("the flag takes no other word"),
     })
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::CatalogueChange;
 use crate::catalogue::{Catalogue, FILE_NAME};
 use crate::shard::message::ShardMessage;
-use crate::shared::Shared;
+use crate::shared::{Shared, Subject};
 
 /// Something to be saved.
 #[derive(Debug)]
@@ -113,12 +113,13 @@ impl Task {
         let (catalogue, result) = written.await.expect("a panic ends the process");
         self.catalogue = catalogue;
         match &result {
-            Ok(()) => self.shared.health.recover(FILE_NAME),
+            Ok(()) => self.shared.health.recover(&Subject::Catalogue),
             Err(error) => {
                 self.shared
                     .logger
                     .error(format_args!("NSQ: failed to persist metadata - {error}"));
-                self.shared.health.fail(FILE_NAME, &error.to_string());
+                let reason = error.to_string();
+                self.shared.health.fail(Subject::Catalogue, &reason);
             }
         }
         let result = result.map_err(|error| error.to_string());

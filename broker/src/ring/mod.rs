@@ -72,7 +72,7 @@ impl Default for RingOptions {
             entries: 512,
             recv_buffers: 256,
             recv_buffer_bytes: 16 * 1024,
-            segment_io: SegmentIo::Buffered,
+            segment_io: SegmentIo::default(),
         }
     }
 }

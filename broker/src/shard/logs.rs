@@ -19,13 +19,13 @@ use super::disk::ShardDisk;
 use super::message::{StorageJob, StorageOp};
 use super::publish::Waiter;
 use super::{DiskOpKey, Shard};
+use crate::shared::Subject;
 
 /// Shortest time between two checkpoints of a topic (design §3.4).
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(250);
 /// Bytes per second that the checkpoints of one topic may write: a large one makes the next wait.
 const CHECKPOINT_BYTES_PER_SECOND: u64 = 16 * 1024 * 1024;
-/// Names the disk in the health of the broker, and what is wrong with it.
-const DISK: &str = "disk";
+/// What is wrong with a disk without room.
 const DISK_FULL: &str = "no space left on device";
 /// Token of the removal of a dropped log; the logs' own are small.
 const REMOVAL: Token = Token(u64::MAX);
@@ -290,7 +290,7 @@ impl Shard {
             if let Some(name) = state.shortage.take()
                 && state.poisoned.is_none()
             {
-                self.shared.health.recover(name.as_str());
+                self.shared.health.recover(&Subject::Log(name));
             }
             return;
         };
@@ -300,7 +300,7 @@ impl Shard {
             && let Some(name) = self.core.topic_name(topic)
         {
             state.shortage = Some(name.clone());
-            self.shared.health.fail(name.as_str(), &reason);
+            self.shared.health.fail(Subject::Log(name.clone()), &reason);
             self.log_topic_error(topic, &format!("publishes are refused for now: {reason}"));
         }
         if is_stuck {
@@ -359,7 +359,7 @@ impl Shard {
         );
         let name = self.core.topic_name(topic);
         if let Some(name) = name {
-            self.shared.health.fail(name.as_str(), reason);
+            self.shared.health.fail(Subject::Log(name.clone()), reason);
         }
         if let Some(state) = self.topics.get_mut(topic) {
             state.poisoned = name.cloned();
@@ -484,12 +484,12 @@ impl Shard {
         if full != self.disk_full {
             self.disk_full = full;
             if full {
-                self.shared.health.fail(DISK, DISK_FULL);
+                self.shared.health.fail(Subject::Disk, DISK_FULL);
                 self.shared
                     .logger
                     .error(format_args!("NSQ: {DISK_FULL}: publishes are refused"));
             } else {
-                self.shared.health.recover(DISK);
+                self.shared.health.recover(&Subject::Disk);
             }
         }
     }
@@ -568,7 +568,7 @@ impl Shard {
                 self.remove_log_dir(topic, state.dir);
             }
             if let Some(name) = state.poisoned.or(state.shortage) {
-                self.shared.health.recover(name.as_str());
+                self.shared.health.recover(&Subject::Log(name));
             }
             for timer in [state.checkpoint_timer, state.sync_timer]
                 .into_iter()
