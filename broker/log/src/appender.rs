@@ -5,7 +5,7 @@
 //! (bytes appended and not yet reported as written) bounds that queue.
 //!
 //! Frontiers: `durable <= written <= head`, asserted whenever one moves. Committed is what is written
-//! or, before that, accepted without a gap; under `Always` what is durable.
+//! or, before that, accepted without a gap; what was appended under `Always` only below `durable`.
 //!
 //! Hot path: per batch one head from a pooled buffer and one operation; per record one checksum.
 
@@ -56,7 +56,7 @@ struct InFlightWrite {
     is_done: bool,
 }
 
-/// Whether writes may be submitted, under `Always` after a restart.
+/// Whether writes may be submitted after a restart; under `Interval` they may be all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gate {
     Open,
@@ -393,6 +393,9 @@ impl TopicLog {
     /// epoch durably: else a power failure could make the next run choose the same epoch again,
     /// and take leftovers of this one for its own.
     fn is_gate_open(&mut self, disk: &mut dyn Disk) -> bool {
+        if self.config.sync == SyncPolicy::Interval {
+            return true;
+        }
         if self.appender.gate == Gate::Shut {
             self.appender.gate = Gate::Opening;
             self.submit_epoch_record(disk);
@@ -623,6 +626,15 @@ impl TopicLog {
         self.appender.check_frontiers();
         if self.config.sync == SyncPolicy::Always {
             self.commit(self.appender.durable);
+        }
+    }
+
+    /// The policy has changed: what the new one promises already is said, what it owes is begun.
+    pub(crate) fn follow_policy(&mut self) {
+        self.appender.gather_until = 0;
+        match self.config.sync {
+            SyncPolicy::Interval => self.commit(self.appender.written),
+            SyncPolicy::Always => self.request_sync(),
         }
     }
 

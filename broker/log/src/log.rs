@@ -283,6 +283,28 @@ impl TopicLog {
         }
     }
 
+    /// When a batch counts as committed.
+    #[must_use]
+    pub const fn sync_policy(&self) -> SyncPolicy {
+        self.config.sync
+    }
+
+    /// Changes when a batch counts as committed.
+    ///
+    /// *Durability:* towards `Interval`, what is written is committed at once. Towards `Always`,
+    /// what was committed before stays so and is synced now; what is appended from here on is
+    /// committed only when it is synced.
+    pub fn set_sync_policy(&mut self, disk: &mut dyn Disk, policy: SyncPolicy) {
+        if self.config.sync == policy {
+            return;
+        }
+        self.config.sync = policy;
+        if self.is_live() {
+            self.follow_policy();
+        }
+        self.enter(disk);
+    }
+
     /// Starts an fdatasync of what is written but not synced, if there is any and none is in
     /// flight. Tries again what failed for want of space, descriptors or memory.
     pub fn sync(&mut self, disk: &mut dyn Disk) {

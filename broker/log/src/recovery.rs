@@ -26,7 +26,7 @@ use crate::checkpoint::{self, Contents, Floor, Folded, Hint, Sealed};
 use crate::error::LogError;
 use crate::format;
 use crate::journal::{Journal, Restored};
-use crate::log::{LogConfig, Opened, Recovered, SyncPolicy, new_tag};
+use crate::log::{LogConfig, Opened, Recovered, new_tag};
 use crate::scan::{self, Findings, NewerVersion, Scan, Scanned, Tail, Window};
 use crate::segment::{self, Expectation, FileState, Segment, Segments};
 
@@ -447,10 +447,6 @@ impl<'a> Recovery<'a> {
             wants_full: !was_clean,
             epochs: epochs.clone(),
         });
-        let gate = match config.sync {
-            SyncPolicy::Interval => Gate::Open,
-            SyncPolicy::Always => Gate::Shut,
-        };
         let opened = Opened {
             dir: self.dir.to_owned(),
             config,
@@ -458,7 +454,7 @@ impl<'a> Recovery<'a> {
             epoch,
             has_disk: true,
             segments: self.segments,
-            appender: Appender::new(head, durable, gate),
+            appender: Appender::new(head, durable, Gate::Shut),
             journal,
         };
         let begun = epochs.partition_point(|&(start, _)| start <= first);

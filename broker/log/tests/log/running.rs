@@ -129,6 +129,68 @@ fn a_sync_waits_for_those_whom_the_last_one_let_go_on() {
 }
 
 #[test]
+fn the_policy_changes_while_messages_are_under_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = FsDisk::default();
+    let mut log = TopicLog::create(dir.path().join("t"), config(SyncPolicy::Interval));
+    append(&mut log, &mut disk, 0, 1, 3);
+    assert_eq!(frontiers(&settle(&mut log, &mut disk)), (3, 3));
+    assert!(log.is_sync_due(), "nobody asked for a sync yet");
+    log.set_sync_policy(&mut disk, SyncPolicy::Always);
+    settle(&mut log, &mut disk);
+    assert!(
+        !log.is_sync_due(),
+        "what was committed before is synced too"
+    );
+    let syncs = disk.syncs;
+    append(&mut log, &mut disk, 3, 1, 2);
+    let (written, events) = until_written(&mut log, &mut disk);
+    assert_eq!((written, frontiers(&events).1), (5, 0), "only written");
+    assert_eq!(disk.syncs, syncs);
+    assert_eq!(frontiers(&settle(&mut log, &mut disk)), (0, 5));
+    assert_eq!(disk.syncs, syncs + 1, "committed by a sync");
+    append(&mut log, &mut disk, 5, 1, 1);
+    until_written(&mut log, &mut disk);
+    log.set_sync_policy(&mut disk, SyncPolicy::Interval);
+    let (token, result) = disk.finish_one().unwrap();
+    let mut events = Vec::new();
+    log.complete(&mut disk, token, result, &mut events);
+    assert_eq!(frontiers(&events), (0, 6), "said with the next completion");
+    settle(&mut log, &mut disk);
+}
+
+/// Lets operations finish until everything appended is written, and not one more.
+fn until_written(log: &mut TopicLog, disk: &mut FsDisk) -> (u64, Vec<LogEvent>) {
+    let mut events = Vec::new();
+    loop {
+        let (token, result) = disk.finish_one().expect("the write is under way");
+        log.complete(disk, token, result, &mut events);
+        let (written, _) = frontiers(&events);
+        if written > 0 {
+            return (written, events);
+        }
+    }
+}
+
+#[test]
+fn always_after_a_restart_waits_for_the_epoch_also_when_chosen_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t");
+    let mut disk = FsDisk::default();
+    let mut log = TopicLog::create(path.clone(), config(SyncPolicy::Interval));
+    append(&mut log, &mut disk, 0, 1, 3);
+    settle(&mut log, &mut disk);
+    drop(log);
+    let (mut log, recovered) = TopicLog::recover(&path, config(SyncPolicy::Interval)).unwrap();
+    log.set_sync_policy(&mut disk, SyncPolicy::Always);
+    settle(&mut log, &mut disk);
+    let syncs = disk.syncs;
+    append(&mut log, &mut disk, 3, recovered.epoch, 1);
+    assert_eq!(frontiers(&settle(&mut log, &mut disk)), (4, 4));
+    assert_eq!(disk.syncs, syncs + 2, "of the journal, then of the segment");
+}
+
+#[test]
 fn a_batch_larger_than_a_segment_gets_one_that_holds_it() {
     let (mut log, mut disk) = new_log(SyncPolicy::Always);
     append(&mut log, &mut disk, 0, 1, 2);
