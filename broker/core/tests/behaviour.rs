@@ -381,6 +381,39 @@ fn is_about(figure: Percentile, millis: u64) -> bool {
 }
 
 #[test]
+fn dropped_caches_are_read_back_and_filled_again() {
+    let mut world = World::new(limits());
+    let options = ConsumerOptions {
+        msg_timeout: Duration::from_secs(60),
+        sample_rate: 0,
+        locality: Locality::Global,
+    };
+    let consumer = world.subscribe(("t", "ch"), 1, &options);
+    world.publish("t", Duration::ZERO, &["a"]);
+    world.turn();
+    world.shard.drop_caches();
+    world.publish("t", Duration::ZERO, &["b"]);
+    // Not written yet, so it has to stay.
+    world.shard.drop_caches();
+    world.shard.check_invariants();
+    world.shard.ready(consumer, 1);
+    world.turn();
+    world.turn();
+    assert_eq!(world.fetches, 1, "a was dropped");
+    world.shard.ready(consumer, 9);
+    world.turn();
+    let bodies = |world: &mut World| -> Vec<String> {
+        let inbox = world.take_inbox(1);
+        inbox.into_iter().map(|delivery| delivery.body).collect()
+    };
+    assert_eq!(bodies(&mut world), ["a", "b"]);
+    world.publish("t", Duration::ZERO, &["c"]);
+    world.turn();
+    assert_eq!(bodies(&mut world), ["c"]);
+    assert_eq!(world.fetches, 1, "nothing else was");
+}
+
+#[test]
 fn latency_runs_from_publish_to_fin_also_over_redelivery_touch_and_reading_back() {
     // So small a cache that everything written is read back for its delivery.
     let mut world = World::new(ShardLimits {

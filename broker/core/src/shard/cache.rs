@@ -198,6 +198,13 @@ impl Shard {
         self.compact_cache();
     }
 
+    /// Drops every frame that the log can give again. Who needs one reads it back.
+    pub fn drop_caches(&mut self) {
+        let bytes_max = std::mem::take(&mut self.cache.bytes_max);
+        self.enforce_cache();
+        self.cache.bytes_max = bytes_max;
+    }
+
     /// Drops the oldest written chunk of any tail.
     fn evict_tail(&mut self) -> bool {
         while let Some(&(key, first)) = self.cache.tails.front() {
