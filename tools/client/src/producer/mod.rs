@@ -7,7 +7,7 @@ mod receipt;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -45,8 +45,8 @@ struct Handle {
     dialer: Arc<Dialer>,
     log: InstanceLog,
     room: Arc<Semaphore>,
-    /// The connection, while it is there.
-    current: Mutex<Option<Arc<Port>>>,
+    /// Connections that have not ended: the last is the one in use, unless that one is ending too.
+    ports: Mutex<Vec<Arc<Port>>>,
     /// Held while connecting: one attempt at a time.
     connecting: tokio::sync::Mutex<Attempt>,
     stopped: AtomicBool,
@@ -88,7 +88,7 @@ impl Producer {
                 dialer: Arc::new(Dialer::new(config.clone())),
                 log: InstanceLog::new(log, ""),
                 room: Arc::new(Semaphore::new(ROOM_BYTES as usize)),
-                current: Mutex::default(),
+                ports: Mutex::default(),
                 connecting: tokio::sync::Mutex::default(),
                 stopped: AtomicBool::new(false),
             }),
@@ -184,7 +184,7 @@ impl Producer {
     }
 
     /// Waits for the answers to what was sent (no longer than `read_timeout`), then closes the
-    /// connection. Publishes after it fail.
+    /// connection and waits until it has ended. Publishes after it fail.
     pub async fn stop(&self) {
         let handle = &self.handle;
         if handle.stopped.swap(true, Ordering::AcqRel) {
@@ -196,7 +196,9 @@ impl Producer {
         let answered = handle.room.acquire_many(ROOM_BYTES);
         drop(timeout(handle.dialer.config.read_timeout, answered).await);
         handle.room.close();
-        if let Some(port) = handle.current() {
+        // Also one that nsqd is ending, after a refusal: it has something to log.
+        let ports = handle.ports().clone();
+        for port in ports {
             port.retire();
             port.ended().await;
         }
@@ -244,8 +246,12 @@ fn cost(bytes: usize) -> u32 {
 impl Handle {
     /// The connection, if it takes publishes.
     fn current(&self) -> Option<Arc<Port>> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().filter(|port| port.is_usable()).cloned()
+        let ports = self.ports();
+        ports.last().filter(|port| port.is_usable()).cloned()
+    }
+
+    fn ports(&self) -> MutexGuard<'_, Vec<Arc<Port>>> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn send(
@@ -289,7 +295,16 @@ impl Handle {
         let opened = Box::pin(connection::open(&self.dialer, &self.address, &self.log)).await;
         attempt.error = opened.as_ref().err().cloned();
         let port = opened?;
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&port));
+        {
+            let mut ports = self.ports();
+            ports.retain(|port| !port.has_ended());
+            ports.push(Arc::clone(&port));
+        }
+        if self.stopped.load(Ordering::Acquire) {
+            // It was being made while the producer was stopped.
+            port.retire();
+            return Err(PublishError::Stopped);
+        }
         Ok(port)
     }
 }

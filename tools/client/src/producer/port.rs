@@ -93,6 +93,10 @@ impl Port {
         self.end.send_replace(());
     }
 
+    pub(super) fn has_ended(&self) -> bool {
+        self.outbox.is_closed()
+    }
+
     /// Waits for the end.
     pub(super) async fn ended(&self) {
         let mut end = self.end.subscribe();

@@ -181,3 +181,23 @@ async fn what_was_sent_is_answered_after_the_last_clone_is_gone() {
     peer.respond("OK").await;
     assert_eq!(soon(receipt.unwrap()).await, Ok(()));
 }
+
+#[tokio::test]
+async fn a_stop_waits_for_the_end_of_a_connection_that_nsqd_ends() {
+    let nsqd = Fake::listen().await;
+    let lines = Lines::default();
+    let producer = Producer::new(&nsqd.address(), &config(&[]), lines.log()).unwrap();
+    let (receipt, mut peer) = tokio::join!(producer.send("t", "x"), nsqd.accept());
+    peer.expect(&["PUB t"]).await;
+    peer.body().await;
+    peer.refuse("E_BAD_TOPIC PUB topic name \"t\" is not valid")
+        .await;
+    assert!(soon(receipt.unwrap()).await.is_err());
+    let stopping = producer.clone();
+    let stop = tokio::spawn(async move { stopping.stop().await });
+    assert!(peer.is_at_end().await);
+    assert!(!stop.is_finished(), "nsqd has not closed its side");
+    drop(peer);
+    soon(stop).await.unwrap();
+    assert!(lines.contain("clean close complete"), "{}", lines.text());
+}
