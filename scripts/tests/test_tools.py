@@ -9,6 +9,7 @@ import subprocess
 from typing import List, Tuple
 
 from harness import Broker, Context, case, equal, eventually
+from layers import certificates
 from utility import Ended, Running, create, http, programs, publish, run, take, tcp, unused_port
 
 NSQD = "-nsqd-tcp-address=127.0.0.1:1"
@@ -155,6 +156,28 @@ def stat_says_what_it_cannot_find(context: Context) -> None:
             f"dial tcp {address}: connect: connection refused"
         )
         equal((ended.status, ended.lines), (1, [text]), "nobody answers")
+
+
+@case("tools")
+def stat_follows_to_https(context: Context) -> None:
+    """An nsqd that requires TLS says where it is; whom to believe is the system's business."""
+    broker = context.broker()
+    create(broker, "t", "c")
+    publish(broker, "t", b"x")
+    equal(broker.terminate(), 0, "exit status")
+    files = certificates(context.settings.work)
+    broker.flags = (*files.flags(), "--tls-required=true")
+    broker.start()
+    equal(broker.http("GET", "/stats").status, 403, "without TLS")
+    for program in programs(context, "nsq_stat"):
+        flags = (f"-nsqd-http-address={http(broker)}", "-topic=t", "-channel=c", "-interval=50ms", "-count=1")
+        ended = run(program, *flags, env={"SSL_CERT_FILE": files.path("ca.pem")})
+        equal((ended.status, ended.err), (0, ""), "nsq_stat that believes the CA")
+        cells = ended.out.decode().splitlines()[2].replace("|", " ").split()
+        equal((cells[2], cells[9]), ("1", "1"), "depth and messages")
+        ended = run(program, *flags)
+        equal(ended.status, 1, "nsq_stat that does not")
+        assert f'Get "https://127.0.0.1:{broker.https_port}/stats?' in ended.err, ended.err
 
 
 @case("tools")

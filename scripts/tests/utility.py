@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -34,11 +35,14 @@ class Ended:
         return self.err.splitlines()
 
 
-def run(program: Path, *flags: str, stdin: bytes = b"", patience: float = PATIENCE_S) -> Ended:
+def run(
+    program: Path, *flags: str, stdin: bytes = b"", patience: float = PATIENCE_S, env: Optional[Dict[str, str]] = None
+) -> Ended:
     """Runs a program to its end, by its name alone: the usage of Go programs shows how they were called."""
     result = subprocess.run(
-        [program.name, *flags], executable=program, input=stdin, capture_output=True, timeout=patience
-    )
+        [program.name, *flags], executable=program, input=stdin, capture_output=True, timeout=patience,
+        env={**os.environ, **(env or {})},
+    )  # fmt: skip
     return Ended(result.returncode, result.stdout, TIME.sub("TIME", result.stderr.decode(errors="replace")))
 
 

@@ -7,8 +7,10 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;
 
+use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use reqwest::header::ACCEPT;
+use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
@@ -193,18 +195,28 @@ impl Cluster {
         collect(nsqds, ask).await.or_none("nsqd")
     }
 
-    async fn get<T: DeserializeOwned>(self, url: String) -> Result<T, String> {
-        let failed = |error: reqwest::Error| http::error_text("Get", &url, &error);
-        let request = self.http.get(&url);
-        let request = request.header(ACCEPT, "application/vnd.nsq; version=1.0");
-        let response = request.send().await.map_err(failed)?;
-        let status = response.status();
-        let body = response.bytes().await.map_err(failed)?;
-        if status != reqwest::StatusCode::OK {
+    /// The answer of one who requires TLS is asked for again where it says, as in the reference.
+    async fn get<T: DeserializeOwned>(self, mut url: String) -> Result<T, String> {
+        let (mut status, mut body) = self.ask(&url).await?;
+        if status == StatusCode::FORBIDDEN && !url.starts_with("https:") {
+            url = https(&url, &body)?;
+            (status, body) = self.ask(&url).await?;
+        }
+        if status != StatusCode::OK {
             let body = String::from_utf8_lossy(&body);
             return Err(format!("got response {status} {body:?}"));
         }
         serde_json::from_slice(&body).map_err(|error| format!("{url}: {error}"))
+    }
+
+    async fn ask(&self, url: &str) -> Result<(StatusCode, Bytes), String> {
+        let failed = |error: reqwest::Error| http::error_text("Get", url, &error);
+        let request = self.http.get(url);
+        let request = request.header(ACCEPT, "application/vnd.nsq; version=1.0");
+        let response = request.send().await.map_err(failed)?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(failed)?;
+        Ok((status, body))
     }
 }
 
@@ -238,6 +250,23 @@ fn base(address: &str) -> String {
     } else {
         format!("http://{address}")
     }
+}
+
+/// Where a 403 sends a request: `{"message": "TLS_REQUIRED", "https_port": 4152}`.
+fn https(url: &str, body: &[u8]) -> Result<String, String> {
+    #[derive(Deserialize)]
+    struct TlsRequired {
+        https_port: u16,
+    }
+    let text = || String::from_utf8_lossy(body);
+    let refused = |_| format!("got response {} {:?}", StatusCode::FORBIDDEN, text());
+    let required: TlsRequired = serde_json::from_slice(body).map_err(refused)?;
+    let mut url = Url::parse(url).map_err(|error| format!("{url}: {error}"))?;
+    let changed = url.set_scheme("https");
+    changed
+        .and_then(|()| url.set_port(Some(required.https_port)))
+        .map_err(|()| format!("{url}: it has no host"))?;
+    Ok(url.into())
 }
 
 /// An IPv6 address needs brackets.
@@ -284,6 +313,16 @@ mod tests {
         assert_eq!(base("https://a:1/"), "https://a:1");
         assert_eq!(host_port("::1", 4151), "[::1]:4151");
         assert_eq!(host_port("vm", 4151), "vm:4151");
+    }
+
+    #[test]
+    fn who_requires_tls_is_asked_where_it_says() {
+        let body = br#"{"message": "TLS_REQUIRED", "https_port": 4152}"#;
+        let moved = https("http://[::1]:4151/stats?topic=a+b%26c", body);
+        let expected = "https://[::1]:4152/stats?topic=a+b%26c";
+        assert_eq!(moved, Ok(expected.to_owned()));
+        let refused = https("http://a:1/topics", b"no entry").unwrap_err();
+        assert_eq!(refused, r#"got response 403 Forbidden "no entry""#);
     }
 
     #[test]
