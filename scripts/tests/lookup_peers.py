@@ -1,90 +1,13 @@
-"""nsqlookupds for tests: the reference's program, and one in Python that does as it is told."""
+"""An nsqlookupd in Python that does as it is told."""
 
 from __future__ import annotations
 
 import http.server
 import json
-import re
 import socket
 import struct
-import subprocess
 import threading
-import time
-import urllib.parse
-import urllib.request
-from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple
-
-from harness import Context, eventually
-from wire import PATIENCE_S
-
-LISTENING = re.compile(r"(TCP|HTTP): listening on 127\.0\.0\.1:(\d+)")
-
-
-class Lookupd:
-    """The reference's nsqlookupd as a child process; it keeps its ports over a restart."""
-
-    def __init__(self, context: Context) -> None:
-        self.program = context.settings.reference_program("nsqlookupd")
-        self.log = context.folder() / "nsqlookupd.log"
-        self.ports = {"TCP": 0, "HTTP": 0}
-        self.process: Optional[subprocess.Popen] = None
-        self.start()
-
-    def __enter__(self) -> "Lookupd":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    def start(self) -> None:
-        flags = [f"--{name.lower()}-address=127.0.0.1:{port}" for name, port in self.ports.items()]
-        offset = self.log.stat().st_size if self.log.exists() else 0
-        with self.log.open("ab") as log:
-            command = [str(self.program), *flags, "--broadcast-address=127.0.0.1"]
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-        def listening() -> Dict[str, int]:
-            found = {name: int(port) for name, port in LISTENING.findall(self.log.read_text()[offset:])}
-            return found if len(found) == 2 else {}
-
-        self.ports = eventually(listening, "nsqlookupd listens")
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(PATIENCE_S)
-            self.process = None
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.ports['TCP']}"
-
-    def get(self, path: str, method: str = "GET") -> dict:
-        url = f"http://127.0.0.1:{self.ports['HTTP']}{path}"
-        request = urllib.request.Request(url, method=method)
-        with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
-            body = reply.read()
-            return json.loads(body) if body else {}
-
-    def producers(self, topic: str) -> List[int]:
-        """TCP ports of the nsqds that have the topic."""
-        try:
-            found = self.get(f"/lookup?topic={urllib.parse.quote(topic)}")
-        except urllib.error.HTTPError:
-            return []
-        return [producer["tcp_port"] for producer in found["producers"]]
-
-    def holders(self, topic: str, channel: str) -> int:
-        """How many nsqds have the channel; the name of one that was lasting stays known after the last."""
-        return len(self.get("/debug").get(f"channel:{topic}:{channel}") or [])
-
-    def channels(self, topic: str) -> List[str]:
-        return sorted(self.get(f"/channels?topic={urllib.parse.quote(topic)}")["channels"])
-
-    def topics(self) -> List[str]:
-        return sorted(self.get("/topics")["topics"])
-
+from typing import Callable, List, Optional, Tuple
 
 Replies = Callable[[bytes], Optional[bytes]]
 
@@ -92,12 +15,14 @@ Replies = Callable[[bytes], Optional[bytes]]
 class Scripted:
     """Accepts one nsqd after the other, writes down what it sends, and answers as `reply` says (None: not at all).
 
-    Its HTTP door answers /channels with `channels` after `delay_s`.
+    Its HTTP door answers /channels with `channels`, unless `at_once` only after `answer_questions`.
     """
 
-    def __init__(self, reply: Optional[Replies] = None, channels: Tuple[str, ...] = (), delay_s: float = 0) -> None:
+    def __init__(self, reply: Optional[Replies] = None, channels: Tuple[str, ...] = (), at_once: bool = True) -> None:
         self.reply = reply or (lambda command: b"OK")
-        self.channels, self.delay_s = list(channels), delay_s
+        self.channels, self.answering = list(channels), threading.Event()
+        if at_once:
+            self.answer_questions()
         self.commands: List[bytes] = []
         self.questions: List[str] = []
         self.connections = 0
@@ -112,6 +37,7 @@ class Scripted:
 
     def __exit__(self, *_: object) -> None:
         self.listener.close()
+        self.answer_questions()
         self.web.shutdown()
         self.web.server_close()
 
@@ -119,13 +45,16 @@ class Scripted:
     def address(self) -> str:
         return f"127.0.0.1:{self.listener.getsockname()[1]}"
 
+    def answer_questions(self) -> None:
+        self.answering.set()
+
     def handler(self) -> type:
         owner = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 owner.questions.append(self.path)
-                time.sleep(owner.delay_s)
+                owner.answering.wait()
                 body = json.dumps({"channels": owner.channels}).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))

@@ -7,22 +7,25 @@ import socket
 import struct
 from pathlib import Path
 from typing import Iterator, List, Optional, Tuple
+from urllib.parse import quote
 
 import wire
 from harness import Broker, Context, Skip
+from ports import kept_ports
 
 MAGIC = b"  V1"
 
 
 class Lookupd(Broker):
-    """An nsqlookupd, ours or the reference's, on free ports of the loopback interface."""
+    """An nsqlookupd, ours or the reference's, on ports that it keeps over a restart."""
 
     def __init__(self, binary: Path, ours: bool, folder: Path, flags: Tuple[str, ...] = ()) -> None:
         super().__init__(binary, folder / "data", folder / "nsqlookupd.log", flags)
         self.ours = ours
+        self.tcp_port = kept_ports()
+        self.http_port = self.tcp_port + 1
 
     def command(self, *more: str) -> List[str]:
-        # A restarted one keeps its ports.
         addresses = [f"--tcp-address=127.0.0.1:{self.tcp_port}", f"--http-address=127.0.0.1:{self.http_port}"]
         return [str(self.binary), *addresses, "--broadcast-address=127.0.0.1", *self.flags, *more]
 
@@ -44,7 +47,7 @@ class Lookupd(Broker):
         return sorted(self.get("/topics")["topics"])
 
     def channels(self, topic: str) -> List[str]:
-        return sorted(self.get(f"/channels?topic={topic}")["channels"])
+        return sorted(self.get(f"/channels?topic={quote(topic)}")["channels"])
 
     def lookup(self, topic: str) -> Optional[List[str]]:
         """Broadcast addresses of those who have the topic, `None` when it is not known."""
@@ -55,6 +58,15 @@ class Lookupd(Broker):
         value = reply.json()
         assert isinstance(value, dict)
         return sorted(producer["broadcast_address"] for producer in value["producers"])
+
+    def producers(self, topic: str) -> List[int]:
+        """TCP ports of the nsqds that have the topic."""
+        reply = self.http("GET", f"/lookup?topic={quote(topic)}")
+        return [] if reply.status == 404 else [producer["tcp_port"] for producer in reply.json()["producers"]]
+
+    def holders(self, topic: str, channel: str) -> int:
+        """How many nsqds have the channel; the name of one that was lasting stays known after the last."""
+        return len(self.get("/debug").get(f"channel:{topic}:{channel}") or [])
 
     def talk(self, data: bytes) -> bytes:
         """Sends bytes on a connection of their own, ends our side, and returns all that comes back."""
@@ -84,7 +96,12 @@ def start_both(context: Context, *flags: str) -> Iterator[Lookupd]:
         yield launch(context, binary, False, flags)
 
 
-def launch(context: Context, binary: Path, ours: bool, flags: Tuple[str, ...]) -> Lookupd:
+def references(context: Context) -> Lookupd:
+    """The reference's nsqlookupd."""
+    return launch(context, context.settings.reference_program("nsqlookupd"), False)
+
+
+def launch(context: Context, binary: Path, ours: bool, flags: Tuple[str, ...] = ()) -> Lookupd:
     lookupd = Lookupd(binary, ours, context.folder(), flags)
     context.own.append(lookupd)
     lookupd.start()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Callable, Dict, List
 
 from harness import Broker, Context, case, equal, eventually
-from test_tools_file import Directory, contents
+from lookupd import launch
+from ports import kept_ports
+from test_tools_file import contents
 from utility import Running, http, publish, run, tcp
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run"
@@ -45,16 +46,8 @@ def kept(folder: Path) -> List[bytes]:
     return sorted(line for data in contents(folder / "files").values() for line in data.splitlines())
 
 
-def started_directory(context: Context, binary: Path) -> Directory:
-    folder = context.folder()
-    directory = Directory(binary, folder / "data", folder / "nsqlookupd.log")
-    context.own.append(directory)
-    directory.start()
-    return directory
-
-
 def by_lookup(context: Context, nsqlookupd: Path, nsqd: Path, tool: Finder) -> None:
-    directory = started_directory(context, nsqlookupd)
+    directory = launch(context, nsqlookupd, nsqlookupd == context.settings.program("nsqlookupd"))
     broker = context.broker(f"--lookupd-tcp-address={tcp(directory)}", binary=nsqd)
     publish(broker, "early", b"x")
     eventually(lambda: directory.http("GET", "/lookup?topic=early").status == 200, "nsqd has registered")
@@ -105,19 +98,6 @@ def our_tools_with_our_nsqd_alone(context: Context) -> None:
     steps(context, broker, sources, context.settings.program)
 
 
-def free_base() -> int:
-    """The first of twelve ports of which those that the cluster needs are free."""
-    for base in range(21000, 30000, 20):
-        try:
-            for offset in (0, 1, 2, 3, 10, 11):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", base + offset))
-        except OSError:
-            continue
-        return base
-    raise AssertionError("no free ports")
-
-
 def link_programs(context: Context, folder: Path, *names: str) -> None:
     """Our programs in `folder / "bin"`, where `start_cluster` looks for them."""
     (folder / "bin").mkdir()
@@ -146,7 +126,7 @@ def start_cluster(folder: Path, base: int, output: Path) -> subprocess.Popen:
 
 @case("quickstart")
 def the_cluster_script_starts_and_stops_everything(context: Context) -> None:
-    folder, base = context.folder(), free_base()
+    folder, base = context.folder(), kept_ports(12)
     link_programs(context, folder, "nsqlookupd", "nsqd", "nsq_tail")
     for number in (signal.SIGINT, signal.SIGTERM):
         output = folder / f"{number.name}.out"

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import List
 
 from harness import Context, case, equal, eventually
-from test_quickstart import free_base, link_programs, start_cluster
+from ports import kept_ports
+from test_quickstart import link_programs, start_cluster
 from utility import TOOLS
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -63,7 +64,7 @@ def first_steps(context: Context) -> None:
 
 @case("readme")
 def a_cluster(context: Context) -> None:
-    folder, base = context.folder(), free_base()
+    folder, base = context.folder(), kept_ports(12)
     link_programs(context, folder, "nsqlookupd", "nsqd", *TOOLS)
 
     def shell(line: str) -> subprocess.Popen:

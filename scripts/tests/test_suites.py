@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tarfile
 import xml.etree.ElementTree as ElementTree
@@ -21,11 +20,13 @@ from typing import Callable, Dict, Iterable, List
 
 from harness import PANIC, Context, Skip, case, equal, eventually
 from lookupd import Lookupd
+from ports import claimed, is_free
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "suites"
 INSTALL_PATIENCE_S = 240
 SUITE_PATIENCE_S = 150
 PORT_PATIENCE_S = 3.0
+OTHER_RUN_PATIENCE_S = 150.0
 NSQD_PORTS = (4150, 4151)
 LOOKUPD_PORTS = (4160, 4161)
 # nsqjs moves both ports of nsqd by 50 for each of its brokers: 18 integration tests and one failure test.
@@ -63,18 +64,15 @@ class Suite:
             context.note(f"{name} {verdict}: {reason}")
 
 
-def is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
 def require_ports(ports: Iterable[int]) -> None:
-    """Skips the case unless the ports are free soon: the kernel closes the sockets of a killed ring a little later."""
+    """Skips the case unless the ports are free soon: the kernel closes the sockets of a killed ring a little later.
+
+    Another run that uses them is waited for.
+    """
+    try:
+        eventually(lambda: claimed("suites"), "the other run's end", OTHER_RUN_PATIENCE_S)
+    except AssertionError:
+        raise Skip("another run uses the ports that the suites fix") from None
     for port in ports:
         try:
             eventually(lambda: is_free(port), "a free port", PORT_PATIENCE_S)

@@ -10,7 +10,8 @@ from typing import List, Tuple
 
 from harness import Broker, Context, case, equal, eventually
 from layers import certificates
-from utility import Ended, Running, create, http, programs, publish, run, take, tcp, unused_port
+from ports import silent_port
+from utility import Ended, Running, create, http, programs, publish, run, take, tcp
 
 NSQD = "-nsqd-tcp-address=127.0.0.1:1"
 LOOKUPD = "-lookupd-http-address=127.0.0.1:1"
@@ -92,7 +93,7 @@ def versions_and_usage(context: Context) -> None:
 
 @case("tools")
 def nothing_is_taken_from_an_nsqd_that_is_down(context: Context) -> None:
-    address = f"127.0.0.1:{unused_port()}"
+    address = f"127.0.0.1:{silent_port()}"
     rows = (
         ("nsq_tail", ["-topic=t"]),
         ("nsq_to_http", ["-topic=t", "-post=http://127.0.0.1:1/"]),
@@ -147,7 +148,7 @@ def stat_says_what_it_cannot_find(context: Context) -> None:
     for ended in stat(context, broker, "-topic=nope", "-channel=c"):
         text = "TIME ERROR: failed to get nsqd stats - failed to query any nsqd: "
         equal((ended.status, ended.lines), (1, [text]), "unknown topic")
-    address = f"127.0.0.1:{unused_port()}"
+    address = f"127.0.0.1:{silent_port()}"
     for program in programs(context, "nsq_stat"):
         ended = run(program, "-topic=t", "-channel=c", f"-nsqd-http-address={address}")
         text = (
@@ -185,7 +186,7 @@ def stat_goes_on_with_those_that_answer(context: Context) -> None:
     broker = context.broker()
     create(broker, "t", "c")
     program = context.settings.program("nsq_stat")
-    down = f"-nsqd-http-address=127.0.0.1:{unused_port()}"
+    down = f"-nsqd-http-address=127.0.0.1:{silent_port()}"
     ended = run(program, f"-nsqd-http-address={http(broker)}", down, "-topic=t", "-channel=c", "-interval=50ms", "-count=1")
     equal((ended.status, len(ended.out.splitlines())), (0, 3), "rows")
     assert "WARNING: Get " in ended.err, ended.err
@@ -326,7 +327,7 @@ def the_first_error_ends_the_input(context: Context) -> None:
     broker = context.broker("--max-msg-size=1000")
     create(broker, "t", "c")
     address = f"-nsqd-tcp-address={tcp(broker)}"
-    refused = f"127.0.0.1:{unused_port()}"
+    refused = f"127.0.0.1:{silent_port()}"
     rows = (
         ([address, "-topic=a$"], b"x\n", 1, 'E_BAD_TOPIC PUB topic name "a$" is not valid'),
         ([address, "-topic=t"], b"x\n" + b"y" * 1001 + b"\nz\n", 1, "E_BAD_MESSAGE PUB message too big 1001 > 1000"),

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Dict, List, Tuple
 
 from harness import Broker, Context, case, equal, eventually
-from utility import Endpoint, Running, create, endpoint, programs, publish, take, tcp, unused_port
+from ports import kept_ports, silent_port
+from utility import Endpoint, Running, create, endpoint, programs, publish, take, tcp
 
 DONE = b'{"a":"done","b":1}'
 
@@ -85,7 +86,7 @@ def copies_spread_and_pass_over_the_dead(context: Context) -> None:
         create(broker, "t", "c")
     publish(source, "t", *[b"%d" % n for n in range(40)])
     flags = ["-topic=t", f"-nsqd-tcp-address={tcp(source)}", "-consumer-opt=default_requeue_delay,0", "-consumer-opt=max_backoff_duration,0"]
-    destinations = [tcp(first), tcp(second), f"127.0.0.1:{unused_port()}"]
+    destinations = [tcp(first), tcp(second), f"127.0.0.1:{silent_port()}"]
     flags += [f"-destination-nsqd-tcp-address={address}" for address in destinations]
     with Running(context.settings.program("nsq_to_nsq"), context.folder(), *flags) as copy:
         eventually(lambda: finished(source, "t", "nsq_to_nsq"), "all finished", 20)
@@ -99,10 +100,10 @@ def copies_spread_and_pass_over_the_dead(context: Context) -> None:
 
 @case("tools")
 def copies_wait_for_a_destination(context: Context) -> None:
-    source, destination = context.broker(), context.broker()
+    address = f"127.0.0.1:{kept_ports()}"
+    source, destination = context.broker(), context.broker(f"--tcp-address={address}")
     create(source, "t", "nsq_to_nsq")
     create(destination, "t", "c")
-    address = tcp(destination)
     destination.kill()
     publish(source, "t", b"kept")
     flags = ["-topic=t", f"-nsqd-tcp-address={tcp(source)}", f"-destination-nsqd-tcp-address={address}"]
@@ -110,7 +111,6 @@ def copies_wait_for_a_destination(context: Context) -> None:
     with Running(context.settings.program("nsq_to_nsq"), context.folder(), *flags) as copy:
         # More often than the standard clients try: nothing is given up.
         eventually(lambda: (source.channel("t", "nsq_to_nsq") or {})["requeue_count"] > 6, "it was tried", 30)
-        destination.flags = (f"--tcp-address={address}",)
         destination.start()
         eventually(lambda: finished(source, "t", "nsq_to_nsq"), "finished", 30)
         equal(copy.stop(), 0, "exit status")
@@ -131,7 +131,7 @@ def a_message_without_the_field_is_dropped_loudly(context: Context) -> None:
         copy.logged("is dropped after 5 attempts without the required field")
         equal(copy.stderr().count("ERROR: missing field to check required value"), 5, "attempts")
         equal(copy.stop(), 0, "exit status")
-    equal(finished(broker, "t", "nsq_to_nsq"), True, "finished")
+    eventually(lambda: finished(broker, "t", "nsq_to_nsq"), "finished")
 
 
 # --- nsq_to_http

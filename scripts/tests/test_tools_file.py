@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Dict, Iterator, List
 
 from harness import Broker, Context, case, equal, eventually
-from utility import Running, create, http, programs, publish, run, tcp, unused_port
+from lookupd import Lookupd, launch
+from ports import kept_ports, silent_port
+from utility import Running, create, http, programs, publish, run, tcp
 from wire import MAGIC, mpub
 
 KILL_ROUNDS, KILL_ROUNDS_QUICK = 30, 5
@@ -79,7 +81,7 @@ def files_are_those_of_the_reference(context: Context) -> None:
                 eventually(lambda: (broker.channel("t", "nsq_to_file") or {})["depth"] == 0, "all taken")
                 eventually(lambda: sum(len(data) for data in raw(folder).values()) > 0, "a file")
                 equal(tool.stop(), 0, f"exit status of {program}:\n{tool.stderr()}")
-            assert finished(broker, "t"), broker.channel("t", "nsq_to_file")
+            eventually(lambda: finished(broker, "t"), f"all finished: {broker.channel('t', 'nsq_to_file')}")
             found.append({"out": contents(folder / "out"), "work": contents(folder / "work")})
         equal(found[0], found[1], f"files with {flags}")
         equal(b"".join(found[0]["out"].values()), b"".join(body + b"\n" for body in bodies), f"row {number}")
@@ -115,7 +117,7 @@ def messages_are_finished_when_they_are_synced(context: Context) -> None:
         eventually(lambda: contents(folder / "out") == {"old": b"first\n" + b"x\n" * 10, "f": b"y\n"}, "a new file")
         equal(tool.stop(), 0, "exit status")
         assert "INFO: [t/nsq_to_file] syncing 10 records to disk" in tool.stderr(), tool.stderr()
-    assert finished(broker, "t")
+    eventually(lambda: finished(broker, "t"), "the stop syncs")
     with writer(context, program, broker, folder, "-filename-format=f", "-sync-interval=50ms") as tool:
         publish(broker, "t", b"z")
         eventually(lambda: finished(broker, "t"), "the interval syncs")
@@ -155,13 +157,12 @@ def a_work_folder_survives_hangups_and_silence(context: Context) -> None:
 
 @case("tools")
 def reachable_nsqds_are_written_while_others_are_down(context: Context) -> None:
-    up, down = context.broker(), context.broker()
+    address = f"127.0.0.1:{kept_ports()}"
+    up, down = context.broker(), context.broker(f"--tcp-address={address}")
     create(up, "t", "nsq_to_file")
     create(down, "t", "nsq_to_file")
     publish(down, "t", b"later")
-    address = tcp(down)
     down.terminate()
-    down.flags = (f"--tcp-address={address}",)
     publish(up, "t", b"now")
     folder = context.folder()
     flags = (f"-nsqd-tcp-address={address}", "-consumer-opt=lookupd_poll_interval,200ms", "-sync-interval=50ms")
@@ -255,31 +256,21 @@ def kills_lose_nothing_that_was_finished(context: Context) -> None:
 # --- a cluster
 
 
-class Directory(Broker):
-    """An nsqlookupd on ports that it keeps."""
-
-    def command(self, *more: str) -> List[str]:
-        ports = (self.tcp_port, self.http_port)
-        addresses = [f"--tcp-address=127.0.0.1:{ports[0]}", f"--http-address=127.0.0.1:{ports[1]}"]
-        return [str(self.binary), *addresses, "--broadcast-address=127.0.0.1", *self.flags, *more]
-
-
-def directories(context: Context, count: int) -> List[Directory]:
+def directories(context: Context, count: int) -> List[Lookupd]:
     """Ours and, where there is one, the reference's in turn."""
-    started = []
-    for binary in islice(cycle(programs(context, "nsqlookupd")), count):
-        folder = context.folder()
-        directory = Directory(binary, folder / "data", folder / "nsqlookupd.log")
-        context.own.append(directory)
-        directory.start()
-        started.append(directory)
-    return started
+    binaries = islice(cycle(programs(context, "nsqlookupd")), count)
+    return [launch(context, binary, binary == context.settings.program("nsqlookupd")) for binary in binaries]
 
 
-def registered_brokers(context: Context, lookupds: List[Directory], count: int) -> List[Broker]:
-    """Ours and, where there is one, the reference's in turn."""
+def registered_brokers(context: Context, lookupds: List[Lookupd], count: int) -> List[Broker]:
+    """Ours and, where there is one, the reference's in turn; each keeps its ports."""
     flags = [f"--lookupd-tcp-address={tcp(lookupd)}" for lookupd in lookupds]
-    return [context.broker(*flags, binary=binary) for binary in islice(cycle(programs(context, "nsqd")), count)]
+    brokers = []
+    for binary in islice(cycle(programs(context, "nsqd")), count):
+        port = kept_ports()
+        addresses = (f"--tcp-address=127.0.0.1:{port}", f"--http-address=127.0.0.1:{port + 1}")
+        brokers.append(context.broker(*flags, *addresses, binary=binary))
+    return brokers
 
 
 @case("tools")
@@ -290,7 +281,7 @@ def topics_are_found_at_once_and_by_pattern(context: Context) -> None:
         create(broker, topic)
         publish(broker, topic, topic.encode())
     folder = context.folder()
-    dead = f"-lookupd-http-address=127.0.0.1:{unused_port()}"
+    dead = f"-lookupd-http-address=127.0.0.1:{silent_port()}"
     flags = [dead, f"-lookupd-http-address={http(lookupds[0])}", "-topic-pattern=^log", "-topic-refresh=300ms"]
     flags += ["-sync-interval=50ms", "-output-dir=out", "-filename-format=<TOPIC>", "-consumer-opt=lookupd_poll_interval,300ms"]
     with Running(context.settings.program("nsq_to_file"), folder, *flags) as tool:
@@ -311,7 +302,6 @@ def a_cluster_whose_parts_come_and_go_loses_nothing(context: Context) -> None:
     brokers = registered_brokers(context, lookupds, 3)
     for broker in brokers:
         create(broker, "t", "nsq_to_file")
-        broker.flags = (*broker.flags, f"--tcp-address={tcp(broker)}", f"--http-address={http(broker)}")
     published: List[bytes] = []
 
     def send(targets: List[Broker]) -> None:
@@ -341,13 +331,13 @@ def a_cluster_whose_parts_come_and_go_loses_nothing(context: Context) -> None:
         took = time.monotonic() - since
         eventually(lambda: all(finished(broker, "t") for broker in brokers), "all written", 20)
         equal(tool.stop(), 0, "exit status")
-    # One poll may go to the nsqlookupd that does not know it yet: a busy machine gets one more.
-    assert took < 2 * interval_s + 1, f"found again after {took:.1f} s"
+    # One poll may go to the nsqlookupd that does not know it yet; a busy machine gets some more.
+    assert took < 5 * interval_s, f"found again after {took:.1f} s"
     lines = contents(folder / "out")["f"].split()
     equal(sorted(set(lines), key=int), published, "messages")
     context.note(f"found again {took:.1f} s after it was registered, polling every {interval_s:.0f} s")
 
 
-def listed(lookupd: Directory, broker: Broker) -> bool:
+def listed(lookupd: Lookupd, broker: Broker) -> bool:
     producers = lookupd.http("GET", "/lookup?topic=t").json()["producers"]
     return any(producer["tcp_port"] == broker.tcp_port for producer in producers)

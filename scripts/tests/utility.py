@@ -201,14 +201,5 @@ def endpoint() -> Iterator[Endpoint]:
         server.close()
 
 
-def unused_port() -> int:
-    """A port on which nobody listened a moment ago."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def first_difference(ours: object, theirs: object) -> Optional[str]:
     return None if ours == theirs else f"ours {ours!r}\nreference {theirs!r}"
