@@ -229,7 +229,7 @@ def grants_expire_and_are_asked_for_again(context: Context) -> None:
     now = {"entries": [EVERYTHING], "status": 200}
 
     def answer(_: Dict[str, str]) -> Answer:
-        status, body = granting(*now["entries"], ttl=1)
+        status, body = granting(*now["entries"], ttl=2)
         return now["status"], body
 
     with AuthServer(answer) as server:
@@ -243,12 +243,12 @@ def grants_expire_and_are_asked_for_again(context: Context) -> None:
             producer.send(pub("t", b"1") * 3)
             equal([producer.frame().data for _ in range(3)], [b"OK"] * 3, "answers")
             equal(len(server.requests), 3, "requests while the grants last")
-            time.sleep(1.2)  # the time to live is counted in seconds
+            time.sleep(2.2)  # the time to live is counted in seconds
             producer.send(pub("t", b"2") * 3)
             equal([producer.frame().data for _ in range(3)], [b"OK"] * 3, "answers after a refresh")
             equal(len(server.requests), 4, "one refresh, by the one that needed it")
             now["entries"] = [{**EVERYTHING, "topic": "^else$"}]
-            time.sleep(1.2)
+            time.sleep(2.2)
             producer.send(pub("t", b"3"))
             equal(refusal(producer), b'E_UNAUTHORIZED AUTH failed for PUB on "t" ""', "after the grants changed")
             now["status"] = 500

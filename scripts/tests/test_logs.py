@@ -11,13 +11,13 @@ from wire import PATIENCE_S, req
 
 @case("logs")
 def lines_that_operators_search_for(context: Context) -> None:
-    broker = context.broker("--max-req-timeout=1s")
+    broker = context.broker("--max-req-timeout=100s")
     with broker.connect() as client:
         client.identify(client_id="me")
         client.subscribe("t", "c", 1)
         client.publish("t", b"1", b"2")
         message = client.message()
-        client.send(req(message.id, 5_000) + b"FIN 0123456789abcdef\n")
+        client.send(req(message.id, 500_000) + b"FIN 0123456789abcdef\n")
         client.error()
         client.message()
         address = "{}:{}".format(*client.socket.getsockname())
@@ -40,7 +40,7 @@ def lines_that_operators_search_for(context: Context) -> None:
         f"INFO: [{address}] IDENTIFY: {{",
         "INFO: TOPIC(t): created",
         "INFO: TOPIC(t): new channel(c)",
-        f"INFO: PROTOCOL(V2): [{address}] REQ timeout 5000000000 out of range 0-1000000000. Setting to 1000000000",
+        f"INFO: PROTOCOL(V2): [{address}] REQ timeout 500000000000 out of range 0-100000000000. Setting to 100000000000",
         f"ERROR: [{address}] - E_FIN_FAILED FIN 0123456789abcdef failed ID not in flight",
         f"INFO: PROTOCOL(V2): [{address}] exiting ioloop",
         f"INFO: PROTOCOL(V2): [{address}] exiting messagePump",

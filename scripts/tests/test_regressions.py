@@ -213,7 +213,7 @@ def peer_that_closes_half_and_reads_late_costs_nothing(context: Context) -> None
                 pass
             peer.shutdown(socket.SHUT_WR)
             # Until it is through with what it can do.
-            eventually(lambda: is_at_rest(broker), "a broker at rest")
+            eventually(lambda: is_at_rest(broker), "a broker at rest", 30)
             if data is publishes:
                 got = sum(len(chunk) for chunk in take(peer, 10 * count, wire.PATIENCE_S))
                 equal(got, 10 * count, "bytes of answers")

@@ -16,7 +16,7 @@ EARLY_S = 0.005
 
 
 def lateness(context: Context) -> float:
-    return context.pick(6.5, 0.6)
+    return context.pick(6.5, 2.0)
 
 
 def within(context: Context, began: float, delay: float, what: str) -> None:
@@ -61,9 +61,9 @@ def touch_extends_up_to_the_maximum(context: Context) -> None:
     broker = context.broker("--msg-timeout=2s", "--max-msg-timeout=6s")
     with broker.connect() as c:
         c.subscribe("touch", "ch", 1)
+        began = time.monotonic()
         c.publish("touch", b"x")
         first = c.message()
-        began = time.monotonic()
         again = None
         while again is None and time.monotonic() - began < 6.0 + lateness(context):
             c.send(b"TOUCH " + first.id + b"\n")
@@ -83,16 +83,16 @@ def vanished_consumer(context: Context) -> None:
     with broker.connect() as gone, broker.connect() as stays:
         gone.identify(msg_timeout=1500)
         gone.subscribe("vanish", "ch", 1)
+        began = time.monotonic()
         gone.publish("vanish", b"x")
         gone.message()
-        began = time.monotonic()
         stays.subscribe("vanish", "ch", 1)
         gone.close()
         eventually(lambda: broker.channel("vanish", "ch")["client_count"] == 1, "one consumer left")
         entry = broker.channel("vanish", "ch")
         equal((entry["in_flight_count"], entry["depth"]), (1, 0), "in flight and depth")
         again = stays.message(1.5 + lateness(context))
-        within(context, began, 1.45, "the redelivery")
+        within(context, began, 1.5, "the redelivery")
         equal(again.attempts, 2, "attempts")
         equal(broker.channel("vanish", "ch")["timeout_count"], 1, "timeout_count")
         stays.finish(again)
@@ -156,15 +156,16 @@ def deferred_count_and_order(context: Context) -> None:
     broker = context.shared_broker()
     with broker.connect() as c, broker.connect() as p:
         c.subscribe("order", "ch", 10)
-        for delay in (1500, 500, 1000):
-            p.send(dpub("order", delay, b"%d" % delay))
+        # At once, so that they are due in this order however busy the machine is.
+        p.send(b"".join(dpub("order", delay, b"%d" % delay) for delay in (2000, 1000, 1500)))
+        for _ in range(3):
             p.ok()
         equal(broker.channel("order", "ch")["deferred_count"], 3, "deferred_count")
         equal(broker.channel("order", "ch")["depth"], 0, "depth")
         if context.ours:
-            equal([m.body for m in c.messages(3)], [b"500", b"1000", b"1500"], "order of due times")
+            equal([m.body for m in c.messages(3)], [b"1000", b"1500", b"2000"], "order of due times")
         else:
-            equal({m.body for m in c.messages(3)}, {b"500", b"1000", b"1500"}, "bodies")
+            equal({m.body for m in c.messages(3)}, {b"1000", b"1500", b"2000"}, "bodies")
 
 
 @case("timing")
@@ -195,7 +196,7 @@ def silent_client_is_dropped(context: Context) -> None:
             pass
         took = time.monotonic() - began
         assert 1 <= beats <= 2, f"{beats} heartbeats"
-        assert 1.9 <= took <= 3.5, f"closed after {took:.2f} s"
+        assert 1.9 <= took <= 5, f"closed after {took:.2f} s"
 
 
 @case("timing")
@@ -223,7 +224,7 @@ def body_slower_than_the_deadline(context: Context) -> None:
             frame = c.frame(5.0)
         equal(frame.data, b"E_BAD_MESSAGE PUB failed to read message body", "error")
         took = time.monotonic() - began
-        assert 1.8 <= took <= 3.5, f"after {took:.2f} s"
+        assert 1.8 <= took <= 5, f"after {took:.2f} s"
         c.closed()
 
 
