@@ -143,6 +143,18 @@ def run_all(cases: List[harness.Case], settings: harness.Settings, force: bool) 
     return results
 
 
+def heed_signals() -> None:
+    """Whoever runs the tests may have signals ignored (`nohup`, a shell's background), and children inherit that.
+
+    What has a handler here has its default effect there.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+    # Ending the runner must end its brokers: let the finally clauses run.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 def main() -> int:
     options = arguments()
     for module in MODULES:
@@ -151,8 +163,7 @@ def main() -> int:
     if options.list:
         print("\n".join(case.name for case in cases))
         return 0
-    # Ending the runner must end its brokers: let the finally clauses run.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    heed_signals()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 31)
     work = options.work or Path(tempfile.mkdtemp(prefix="ringq-tests-"))
     work.mkdir(parents=True, exist_ok=True)

@@ -110,11 +110,9 @@ def start_cluster(folder: Path, base: int, output: Path) -> subprocess.Popen:
     variables = {"RINGQ_BIN": folder / "bin", "RINGQ_PORT_BASE": base, "RINGQ_CLUSTER_DATA": folder / "data"}
     environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
     with output.open("wb") as out:
-        # Whoever runs the tests may have SIGINT ignored, which a script cannot undo.
         script = subprocess.Popen(
-            [SCRIPT, "--cluster"], env=environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
+            [SCRIPT, "--cluster"], env=environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+        )
     try:
         eventually(lambda: "Ctrl-C" in output.read_text(), f"ready:\n{output.read_text()}", 30)
     except BaseException:
