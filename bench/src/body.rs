@@ -28,6 +28,15 @@ pub enum BodySize {
     Uniform(usize, usize),
 }
 
+/// What bodies look like; matters where they are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum BodyKind {
+    /// Printable bytes that do not repeat for long, so that nothing on the way can compress them.
+    Noise,
+    /// Events as JSON: the keys repeat, the values do not. Cut off at the end.
+    Json,
+}
+
 impl FromStr for BodySize {
     type Err = anyhow::Error;
 
@@ -96,6 +105,45 @@ impl Dice {
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
+}
+
+impl BodyKind {
+    /// A body of so many bytes.
+    pub(crate) fn write(self, len: usize, dice: &mut Dice) -> Vec<u8> {
+        let mut body = Vec::with_capacity(len + 8);
+        while body.len() < len {
+            match self {
+                Self::Noise => body.extend(dice.roll().to_le_bytes().map(|b| b' ' + b % 95)),
+                Self::Json => body.extend_from_slice(event(dice).as_bytes()),
+            }
+        }
+        body.truncate(len);
+        body
+    }
+}
+
+/// Some 230 bytes, of which a third is chance.
+fn event(dice: &mut Dice) -> String {
+    const METHODS: [&str; 4] = ["GET", "POST", "PUT", "DELETE"];
+    const PATHS: [&str; 4] = ["orders", "users", "carts/items", "payments/refunds"];
+    let (request, user) = (dice.roll(), dice.roll() % 10_000_000);
+    let mut pick = |from: [&'static str; 4]| {
+        let index = usize::try_from(dice.roll() % 4).expect("below 4");
+        from[index]
+    };
+    let (method, path) = (pick(METHODS), pick(PATHS));
+    let (number, status) = (dice.roll() % 1_000_000, 200 + dice.roll() % 5);
+    let (bytes, micros, at) = (
+        dice.roll() % 100_000,
+        dice.roll() % 1_000_000,
+        dice.roll() % 86_400_000,
+    );
+    format!(
+        "{{\"request\":\"{request:016x}\",\"at_ms\":{at},\"user\":{user},\"method\":\"{method}\",\
+         \"path\":\"/v1/{path}/{number}\",\"status\":{status},\"bytes\":{bytes},\"micros\":{micros},\
+         \"host\":\"web-{}.example.com\",\"agent\":\"Mozilla/5.0 (X11; Linux x86_64)\"}}",
+        dice.roll() % 40,
+    )
 }
 
 /// What a body says about itself.
@@ -168,6 +216,22 @@ mod tests {
             .collect();
         assert!((10..=13).all(|size| drawn.contains(&size)));
         assert!(drawn.iter().all(|size| (10..=13).contains(size)));
+    }
+
+    #[test]
+    fn bodies_are_as_long_as_asked_and_differ() {
+        let mut dice = Dice::new(1);
+        for kind in [BodyKind::Noise, BodyKind::Json] {
+            let bodies: Vec<Vec<u8>> = (1..600).map(|len| kind.write(len, &mut dice)).collect();
+            assert!(bodies.iter().zip(1..).all(|(body, len)| body.len() == len));
+            assert_ne!(kind.write(200, &mut dice), kind.write(200, &mut dice));
+        }
+        let event = BodyKind::Json.write(600, &mut dice);
+        assert!(
+            event.starts_with(b"{\"request\":\""),
+            "{}",
+            event.escape_ascii()
+        );
     }
 
     #[test]

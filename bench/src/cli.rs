@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::body::BodySize;
+use crate::body::{BodyKind, BodySize};
+use crate::layer::Compression;
 
 /// Load for any nsqd. Numbers worth comparing need a release build and a machine that does nothing else.
 #[derive(Debug, Parser)]
@@ -39,6 +40,8 @@ pub enum Command {
     Drain(SubArgs),
     /// Be a server that only receives and answers OK: what this machine can do at all, on one core.
     Floor(FloorArgs),
+    /// Make a certificate and a key for a broker on this machine.
+    Certificate(CertificateArgs),
     /// Measure our nsqd against the reference and against the floor, in turn; scripts/compare sets it up.
     #[command(args_override_self = true)]
     Compare(CompareArgs),
@@ -56,6 +59,22 @@ pub struct TargetArgs {
     /// The broker's process, whose processor time and memory are reported.
     #[arg(long)]
     pub pid: Option<u32>,
+    /// Speak TLS with exactly this cipher suite, by its IANA name.
+    #[arg(
+        long,
+        value_name = "SUITE",
+        requires = "tls_root",
+        default_missing_value = "TLS_AES_128_GCM_SHA256",
+        num_args = 0..=1,
+        require_equals = true
+    )]
+    pub tls: Option<String>,
+    /// Certificates to believe (PEM), such as what `certificate` makes.
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    pub tls_root: Option<PathBuf>,
+    /// Compress in both directions: snappy, or deflate:LEVEL.
+    #[arg(long, value_name = "HOW")]
+    pub compression: Option<Compression>,
     /// Topic; with several, the first part of their names.
     #[arg(long, default_value = "bench")]
     pub topic: String,
@@ -112,6 +131,9 @@ pub struct PublishArgs {
     /// Bytes per message: a number, or uniform:LOW-HIGH.
     #[arg(long, default_value = "200")]
     pub size: BodySize,
+    /// What bodies look like.
+    #[arg(long, value_enum, default_value_t = BodyKind::Noise)]
+    pub body: BodyKind,
     /// Messages to publish; rounded up to whole commands [default: 1000000, unless there is a duration]
     #[arg(long)]
     pub messages: Option<u64>,
@@ -310,6 +332,14 @@ pub struct FloorArgs {
     pub duration: Option<Duration>,
 }
 
+/// `certificate`.
+#[derive(Debug, Clone, Args)]
+pub struct CertificateArgs {
+    /// Folder for certificate.pem and key.pem.
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+}
+
 /// `compare`.
 #[derive(Debug, Clone, Args)]
 pub struct CompareArgs {
@@ -320,7 +350,7 @@ pub struct CompareArgs {
     #[arg(long, value_name = "PROGRAM", default_value = "target/release/nsqd")]
     pub ours: PathBuf,
     /// Only workloads whose names contain one of these words.
-    #[arg(long, value_name = "WORD")]
+    #[arg(long, value_name = "WORD,...", value_delimiter = ',')]
     pub only: Vec<String>,
     /// Repetitions [default: 5, or 3 when quick]
     #[arg(long, value_parser = positive)]
@@ -414,11 +444,15 @@ mod tests {
     fn values_are_checked() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' '));
         assert!(parse("nsq-bench pub --verb mpub --batch 10 --size uniform:10-20").is_ok());
+        assert!(parse("nsq-bench sub --tls --tls-root x --compression deflate:6").is_ok());
         for line in [
             "nsq-bench pub --connections 0",
             "nsq-bench pub --size 0",
             "nsq-bench pub --tcp nowhere",
             "nsq-bench floor --relay --serve-messages 1",
+            "nsq-bench pub --tls",
+            "nsq-bench pub --tls-root x",
+            "nsq-bench pub --compression gzip",
             "nsq-bench",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -240,6 +240,9 @@ impl Consumer {
     }
 
     fn send(&mut self) -> Result<()> {
+        if self.link.has_unsent() {
+            self.link.send(&[])?;
+        }
         while self.sent < self.output.len() {
             let sent = self.link.send(&[IoSlice::new(&self.output[self.sent..])])?;
             if sent == 0 {
@@ -287,7 +290,7 @@ impl Endpoint for Consumer {
     }
 
     fn wants_write(&self) -> bool {
-        self.sent < self.output.len()
+        self.sent < self.output.len() || self.link.has_unsent()
     }
 
     fn done(&self) -> bool {

@@ -18,8 +18,9 @@ use nix::sys::socket::MsgFlags;
 use nsq_proto::{LINE_BYTES_MAX, MESSAGE_HEADER_LEN, encode_message_header};
 
 use crate::body::{STAMP_LEN, Stamp};
+use crate::buffer::{Buffer, Received};
 use crate::cli::FloorArgs;
-use crate::link::{Input, Received, send};
+use crate::link::send;
 use crate::producer::wide;
 use crate::wire::{FINISH_LEN, OK_FRAME, read_field};
 
@@ -60,7 +61,7 @@ pub struct Served {
 #[derive(Debug)]
 struct Peer {
     socket: TcpStream,
-    input: Input,
+    input: Buffer,
     /// Bytes of a body that are still to be passed over.
     skip: usize,
     output: Vec<u8>,
@@ -315,7 +316,7 @@ impl Peer {
     fn new(socket: TcpStream) -> Self {
         Self {
             socket,
-            input: Input::with_room(INPUT_BYTES),
+            input: Buffer::with_room(INPUT_BYTES),
             skip: 0,
             output: Vec::new(),
             sent: 0,

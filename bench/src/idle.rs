@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::cli::IdleArgs;
 use crate::drive::{self, Endpoint, Waiting};
 use crate::http::Http;
-use crate::link::{Link, Wishes};
+use crate::link::{Door, Link, Wishes};
 use crate::process::{self, Usage, count};
 use crate::producer::wide;
 use crate::wire::{self, Frame};
@@ -75,9 +75,10 @@ pub(crate) fn run(args: &IdleArgs) -> Result<IdleReport> {
     let creating = begin.elapsed();
     let created = usage()?;
     let begin = Instant::now();
+    let door = Door::new(&args.target)?;
     let mut links = Vec::with_capacity(args.connections);
     for index in 0..args.connections {
-        let link = connect(args, &names(args, index % args.target.topics));
+        let link = connect(args, &door, &names(args, index % args.target.topics));
         links.push(link.with_context(|| format!("connection {}", index + 1))?);
     }
     let connecting = begin.elapsed();
@@ -133,8 +134,8 @@ fn create_topics(args: &IdleArgs) -> Result<()> {
     Ok(())
 }
 
-fn connect(args: &IdleArgs, (topic, channel): &(String, String)) -> Result<Link> {
-    let mut link = Link::connect(args.target.tcp, Wishes::default())?;
+fn connect(args: &IdleArgs, door: &Door, (topic, channel): &(String, String)) -> Result<Link> {
+    let mut link = Link::connect(door, Wishes::default())?;
     if args.subscribe {
         let mut commands = Vec::new();
         wire::put_subscribe(&mut commands, topic, channel);

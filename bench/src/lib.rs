@@ -11,17 +11,21 @@
 //! | `cli`, `plan` | the command line; a scenario as data |
 //! | `play` | sets up, runs the load threads, sums up |
 //! | `drive` | the loop of a load thread |
-//! | `link`, `wire`, `body`, `template` | connections, bytes, bodies, prepared commands |
+//! | `link`, `layer`, `buffer` | connections, TLS and compression over them, what has arrived |
+//! | `wire`, `body`, `template` | bytes, bodies, prepared commands |
 //! | `producer`, `pacer`, `consumer` | closed loop, open loop, consuming |
 //! | `ledger` | which messages arrived |
 //! | `idle` | connections and topics that do nothing |
 //! | `floor` | a server that does next to nothing |
 //! | `process`, `http` | the broker's use of the machine; its HTTP door |
+//! | `certificate` | what brokers need for TLS |
 //! | `compare` | ours against the reference and the floor |
 //! | `report`, `progress` | results; how far it is |
 #![forbid(unsafe_code)]
 
 mod body;
+mod buffer;
+mod certificate;
 pub mod cli;
 mod compare;
 mod consumer;
@@ -29,6 +33,7 @@ mod drive;
 pub mod floor;
 mod http;
 mod idle;
+mod layer;
 mod ledger;
 mod link;
 mod pacer;
@@ -47,8 +52,9 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 
-pub use body::BodySize;
+pub use body::{BodyKind, BodySize};
 use cli::{Cli, Command};
+pub use layer::Compression;
 use plan::Plan;
 
 /// What a command has to say at its end.
@@ -81,6 +87,17 @@ pub fn run(cli: Cli) -> Result<Outcome> {
                 report.table()
             };
             Ok(Outcome { ok: true, text })
+        }
+        Command::Certificate(args) => {
+            let made = certificate::Files::make(&args.folder)?;
+            Ok(Outcome {
+                ok: true,
+                text: format!(
+                    "--tls-cert={} --tls-key={}\n",
+                    made.certificate.display(),
+                    made.key.display()
+                ),
+            })
         }
         Command::Compare(args) => compare::run(&args),
         Command::Floor(args) => {

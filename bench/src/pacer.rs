@@ -180,7 +180,7 @@ impl Pacer {
         let full = self
             .lanes
             .iter()
-            .filter(|lane| stuck && !lane.output.is_empty());
+            .filter(|lane| stuck && (!lane.output.is_empty() || lane.link.has_unsent()));
         let mut fds: Vec<PollFd<'_>> = full
             .map(|lane| PollFd::new(lane.link.as_fd(), PollFlags::POLLOUT))
             .collect();
@@ -221,6 +221,9 @@ impl Lane {
 
     /// Whether everything has left.
     fn send(&mut self) -> Result<bool> {
+        if self.link.has_unsent() {
+            self.link.send(&[])?;
+        }
         while self.sent < self.output.len() {
             let sent = self.link.send(&[IoSlice::new(&self.output[self.sent..])])?;
             if sent == 0 {
@@ -234,7 +237,7 @@ impl Lane {
         }
         self.output.clear();
         self.sent = 0;
-        Ok(true)
+        Ok(!self.link.has_unsent())
     }
 
     fn take_acks(&mut self) -> Result<u64> {

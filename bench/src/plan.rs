@@ -6,12 +6,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use nsq_proto::{ChannelName, TopicName};
 
-use crate::body::{BodySize, STAMP_LEN};
+use crate::body::{BodyKind, BodySize, STAMP_LEN};
 use crate::cli::{
     ConsumeArgs, DeferArgs, E2eArgs, PubArgs, PublishArgs, PubsubArgs, SubArgs, TargetArgs, Verb,
 };
 use crate::consumer::Policy;
-use crate::link::Wishes;
+use crate::link::{Door, Wishes};
 use crate::pacer::Schedule;
 use crate::producer::wide;
 use crate::template::{DEFERRAL_MS_MAX, Deferral, Recipe};
@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) name: &'static str,
     /// Where to, and what is common.
     pub(crate) target: TargetArgs,
+    /// Where connections go.
+    pub(crate) door: Door,
     /// Topics, in order.
     pub(crate) topics: Vec<String>,
     /// Channels of each topic, in order.
@@ -181,6 +183,7 @@ impl Plan {
         );
         Ok(Self {
             name,
+            door: Door::new(&target)?,
             target,
             topics,
             channels,
@@ -232,6 +235,10 @@ impl Publish {
             (batch, args.depth),
             plan.target.verify,
         )?;
+        let recipe = Recipe {
+            kind: args.body,
+            ..recipe
+        };
         let pace = match (args.messages, args.duration) {
             (None, Some(time)) => Pace::Time(time),
             (Some(messages), None) => Pace::Messages(messages),
@@ -305,6 +312,7 @@ fn recipe(
         topics: topics.to_vec(),
         batch,
         size,
+        kind: BodyKind::Noise,
         depth,
         stamped,
         deferral: None,

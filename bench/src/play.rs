@@ -81,6 +81,10 @@ fn play(plan: &Plan) -> Result<(Run, Option<Histogram<u64>>)> {
         Some(consume) => subscribe(plan, consume)?,
         None => Vec::new(),
     };
+    let mut links = producers
+        .iter()
+        .chain(consumers.iter().map(|(link, _)| link));
+    let settled = links.next().and_then(|link| link.settled().cloned());
     let shared = Arc::new(Shared::new(expected.unwrap_or(u64::MAX)));
     let works = Works {
         publishing: publishers(plan, producers, &shared)?,
@@ -94,6 +98,7 @@ fn play(plan: &Plan) -> Result<(Run, Option<Histogram<u64>>)> {
     let after = plan.target.pid.map(process::usage).transpose()?;
 
     let (mut run, histogram) = sum_up(plan, &shared, shares);
+    run.layers = settled;
     let messages = run
         .published
         .or(run.consumed)
@@ -171,7 +176,7 @@ fn owed(plan: &Plan, http: Http) -> Result<u64> {
 
 fn connect(plan: &Plan, count: usize, wishes: Wishes) -> Result<Vec<Link>> {
     (0..count)
-        .map(|_| Link::connect(plan.target.tcp, wishes))
+        .map(|_| Link::connect(&plan.door, wishes))
         .collect()
 }
 
@@ -185,7 +190,7 @@ fn subscribe(plan: &Plan, consume: &Consume) -> Result<Vec<(Link, usize)>> {
 }
 
 fn subscribe_one(plan: &Plan, (topic, channel): (&String, usize), wishes: Wishes) -> Result<Link> {
-    let mut link = Link::connect(plan.target.tcp, wishes)?;
+    let mut link = Link::connect(&plan.door, wishes)?;
     let mut command = Vec::new();
     wire::put_subscribe(&mut command, topic, &plan.channels[channel]);
     link.send_all(&command)?;
@@ -251,12 +256,13 @@ fn publishers(plan: &Plan, links: Vec<Link>, shared: &Arc<Shared>) -> Result<Vec
     let shares = messages.map(|messages| publish.shares(messages));
     let producer = |(index, link): (usize, Link)| {
         let stream = u32::try_from(index).expect("few connections");
-        let mut producer = Producer::new(link, &publish.recipe, stream, Arc::clone(shared));
+        let mut producer = Producer::new(link, &publish.recipe, stream, Arc::clone(shared))?;
         let commands = shares.as_ref().map_or(u64::MAX, |shares| shares[index]);
         producer.set_budget(Budget { commands, time });
-        producer
+        Ok(producer)
     };
-    let producers: Vec<Producer> = links.into_iter().enumerate().map(producer).collect();
+    let producers = links.into_iter().enumerate().map(producer);
+    let producers = producers.collect::<Result<Vec<Producer>>>()?;
     let groups = deal(producers, threads(plan)).into_iter();
     let waiting = Waiting { tick: TICK, spin };
     Ok(groups

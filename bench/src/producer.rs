@@ -67,12 +67,25 @@ pub(crate) struct Published {
 
 impl Producer {
     /// A publisher on a connection of its own.
-    pub(crate) fn new(mut link: Link, recipe: &Recipe, stream: u32, shared: Arc<Shared>) -> Self {
+    ///
+    /// # Errors
+    /// As the compression's.
+    pub(crate) fn new(
+        mut link: Link,
+        recipe: &Recipe,
+        stream: u32,
+        shared: Arc<Shared>,
+    ) -> Result<Self> {
         link.expect_traffic();
-        Self {
+        let mut template = Template::build(recipe, u64::from(stream));
+        // A stamp changes the command with every sending, and then it is compressed with every sending.
+        if let (Some(compression), false) = (link.compression(), recipe.stamped) {
+            template.compress(compression)?;
+        }
+        Ok(Self {
             link,
             shared,
-            template: Template::build(recipe, u64::from(stream)),
+            template,
             stamped: recipe.stamped,
             deferral: recipe
                 .deferral
@@ -92,7 +105,7 @@ impl Producer {
             heartbeats: 0,
             body_bytes: 0,
             last_ack: None,
-        }
+        })
     }
 
     /// Says when to stop.
@@ -188,13 +201,18 @@ impl Producer {
     }
 
     fn send(&mut self) -> Result<()> {
+        if self.link.has_unsent() {
+            self.link.send(&[])?;
+        }
         while self.unsent > 0 {
             let ring = &self.template.bytes;
             let first = &ring[self.at..ring.len().min(self.at + self.unsent)];
             let second = &ring[..self.unsent - first.len()];
-            let sent = self
-                .link
-                .send(&[IoSlice::new(first), IoSlice::new(second)])?;
+            let parts = [IoSlice::new(first), IoSlice::new(second)];
+            let sent = match self.stamped {
+                true => self.link.send(&parts)?,
+                false => self.link.send_compressed(&parts)?,
+            };
             self.at = (self.at + sent) % ring.len();
             self.unsent -= sent;
             if sent == 0 {
@@ -239,7 +257,7 @@ impl Endpoint for Producer {
     }
 
     fn wants_write(&self) -> bool {
-        self.unsent > 0 || self.heartbeats > 0
+        self.unsent > 0 || self.heartbeats > 0 || self.link.has_unsent()
     }
 
     fn done(&self) -> bool {

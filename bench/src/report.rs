@@ -6,6 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::layer::Settled;
 use crate::ledger::Verdict;
 use crate::process::{Usage, count};
 
@@ -51,6 +52,9 @@ pub(crate) struct Run {
     /// The books.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) verdict: Option<Verdict>,
+    /// TLS and compression of its connections, as they were agreed on with the broker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) layers: Option<Settled>,
     /// What the broker used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) broker: Option<BrokerUse>,
@@ -327,6 +331,9 @@ impl Run {
                 "{} consumed in {:.3} s, {} requeued, {} delivered again",
                 flow.messages, flow.seconds, self.requeued, self.redelivered
             ));
+        }
+        if let Some(layers) = &self.layers {
+            remark(format!("through {layers}"));
         }
         if let Some(verdict) = self.verdict {
             remark(format!(

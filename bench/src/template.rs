@@ -3,7 +3,10 @@
 //! The ring holds more commands than may be unanswered, so a command that is still being sent is never
 //! stamped anew.
 
-use crate::body::{BodySize, Dice, Stamp};
+use anyhow::Result;
+
+use crate::body::{BodyKind, BodySize, Dice, Stamp};
+use crate::layer::Compression;
 use crate::wire;
 
 /// What the commands look like.
@@ -15,6 +18,8 @@ pub(crate) struct Recipe {
     pub(crate) batch: usize,
     /// Length of bodies.
     pub(crate) size: BodySize,
+    /// What bodies look like.
+    pub(crate) kind: BodyKind,
     /// Commands that may be unanswered.
     pub(crate) depth: usize,
     /// Whether bodies carry a stamp.
@@ -92,7 +97,7 @@ impl Template {
 
     fn push(&mut self, recipe: &Recipe, topic: &str, dice: &mut Dice) {
         let bodies: Vec<Vec<u8>> = (0..recipe.messages_per_command())
-            .map(|_| body(recipe.size.draw(dice), dice))
+            .map(|_| recipe.kind.write(recipe.size.draw(dice), dice))
             .collect();
         let begin = self.bytes.len();
         let total: usize = bodies.iter().map(Vec::len).sum();
@@ -121,6 +126,23 @@ impl Template {
             end: self.bytes.len(),
             body_bytes: total,
         });
+    }
+
+    /// Compresses each command for itself. From here on they can only be sent: no longer stamped or deferred.
+    ///
+    /// # Errors
+    /// As the compression's.
+    pub(crate) fn compress(&mut self, compression: Compression) -> Result<()> {
+        let plain = std::mem::take(&mut self.bytes);
+        for command in &mut self.commands {
+            let compressed = compression.compress(&plain[command.begin..command.end])?;
+            command.begin = self.bytes.len();
+            self.bytes.extend_from_slice(&compressed);
+            command.end = self.bytes.len();
+        }
+        self.stamps.clear();
+        self.deferrals.clear();
+        Ok(())
     }
 
     /// Commands in the ring.
@@ -163,16 +185,6 @@ impl Template {
     }
 }
 
-/// A body of printable bytes that do not repeat for long, so that nothing on the way can compress it.
-fn body(len: usize, dice: &mut Dice) -> Vec<u8> {
-    let mut body = Vec::with_capacity(len + 8);
-    while body.len() < len {
-        body.extend(dice.roll().to_le_bytes().map(|byte| b' ' + byte % 95));
-    }
-    body.truncate(len);
-    body
-}
-
 /// What a test decodes commands with.
 #[cfg(test)]
 pub(crate) fn decode_context(state: nsq_proto::SessionState) -> nsq_proto::DecodeContext {
@@ -202,6 +214,7 @@ mod tests {
             topics,
             batch,
             size: BodySize::Uniform(24, 90),
+            kind: BodyKind::Noise,
             depth: 5,
             stamped: true,
             deferral: None,

@@ -56,6 +56,7 @@ MODULES = (
     "test_regressions",
     "test_kill",
     "test_throughput",
+    "test_bench",
     "test_compare",
 )
 

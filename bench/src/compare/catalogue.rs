@@ -96,7 +96,8 @@ pub(super) struct Scale {
 }
 
 impl Workload {
-    /// A command line with `{messages}`, `{backlog}` and `{seconds}` filled in, as words. A backlog is some more
+    /// A command line with `{messages}`, `{backlog}` and `{seconds}` filled in, as words; `{certificate}` and
+    /// `{key}` are left to who knows where they are. A backlog is some more
     /// than the messages that are taken from it, so that a run does not end with a buffer that waits to be full.
     /// Where messages are spread over time, a shorter time has fewer of them.
     pub(super) fn arguments(&self, line: &str, side: Side, scale: Scale) -> Vec<String> {
@@ -365,6 +366,67 @@ pub(super) const WORKLOADS: &[Workload] = &[
         ..PUBSUB
     },
     Workload {
+        name: "mpub-tls",
+        title: "MPUB 200 x 200 B over TLS 1.3 (AES-128-GCM), 16 unanswered",
+        load: "pub --verb mpub --batch 200 --depth 16 --body json --tls=TLS_AES_128_GCM_SHA256 \
+            --tls-root {certificate} --messages {messages}",
+        messages: Messages::by_side(1_600_000, 6_000_000, 0),
+        reference_flags: TLS_FLAGS,
+        ours_flags: TLS_FLAGS,
+        ..LAYERED
+    },
+    Workload {
+        name: "sub-tls",
+        title: "SUB and FIN 200 B over TLS 1.3 (AES-128-GCM), RDY 2500",
+        load: "sub --tls=TLS_AES_128_GCM_SHA256 --tls-root {certificate} --messages {messages}",
+        messages: Messages::by_side(1_600_000, 6_000_000, 0),
+        reference_flags: TLS_SUB_FLAGS,
+        ours_flags: TLS_SUB_FLAGS,
+        ..LAYERED_SUB
+    },
+    Workload {
+        name: "mpub-snappy",
+        title: "MPUB 200 x 200 B with snappy, 16 unanswered",
+        load: "pub --verb mpub --batch 200 --depth 16 --body json --compression snappy --messages {messages}",
+        messages: Messages::by_side(1_600_000, 6_000_000, 0),
+        ..LAYERED
+    },
+    Workload {
+        name: "sub-snappy",
+        title: "SUB and FIN 200 B with snappy, RDY 2500",
+        load: "sub --compression snappy --messages {messages}",
+        messages: Messages::by_side(1_600_000, 6_000_000, 0),
+        ..LAYERED_SUB
+    },
+    Workload {
+        name: "mpub-deflate-1",
+        title: "MPUB 200 x 200 B with DEFLATE, level 1, 16 unanswered",
+        load: "pub --verb mpub --batch 200 --depth 16 --body json --compression deflate:1 --messages {messages}",
+        messages: Messages::by_side(1_200_000, 4_000_000, 0),
+        ..LAYERED
+    },
+    Workload {
+        name: "sub-deflate-1",
+        title: "SUB and FIN 200 B with DEFLATE, level 1, RDY 2500",
+        load: "sub --compression deflate:1 --messages {messages}",
+        messages: Messages::by_side(800_000, 3_000_000, 0),
+        ..LAYERED_SUB
+    },
+    Workload {
+        name: "mpub-deflate-6",
+        title: "MPUB 200 x 200 B with DEFLATE, level 6, 16 unanswered",
+        load: "pub --verb mpub --batch 200 --depth 16 --body json --compression deflate:6 --messages {messages}",
+        messages: Messages::by_side(1_200_000, 4_000_000, 0),
+        ..LAYERED
+    },
+    Workload {
+        name: "sub-deflate-6",
+        title: "SUB and FIN 200 B with DEFLATE, level 6, RDY 2500",
+        load: "sub --compression deflate:6 --messages {messages}",
+        messages: Messages::by_side(600_000, 1_600_000, 0),
+        ..LAYERED_SUB
+    },
+    Workload {
         name: "e2e-50k",
         title: "end to end at 50 000 msg/s",
         load: "e2e --rate 50000 --duration {seconds}s --idle 10s",
@@ -444,6 +506,37 @@ pub(super) const WORKLOADS: &[Workload] = &[
         ..PLAIN
     },
 ];
+
+/// What the secure and compressed rows publish: noise would not compress, on neither side.
+const FILL_JSON: Step =
+    Step::Load("fill --verb mpub --batch 200 --depth 16 --body json --messages {backlog}");
+/// The same flags for both brokers.
+const TLS_FLAGS: &str = "--https-address=127.0.0.1:0 --tls-cert={certificate} --tls-key={key}";
+const TLS_SUB_FLAGS: &str = "--https-address=127.0.0.1:0 --tls-cert={certificate} --tls-key={key} \
+    --mem-queue-size=10000000";
+
+const LAYERED: Workload = Workload {
+    note: "the same flags on both sides; bodies are JSON events; commands are compressed before the run, but \
+        encrypted during it; the floor has no layers: a server that decodes and encodes does not do nothing",
+    measures: &[
+        Measure::rate(RATE_PUBLISHED, 3.0),
+        Measure::reported("broker CPU s/million", "/runs/0/broker/cpu_s_per_million"),
+    ],
+    ..PLAIN
+};
+
+const LAYERED_SUB: Workload = Workload {
+    note: "the same flags on both sides, the backlog in memory (--mem-queue-size=10000000); bodies are JSON events; \
+        the floor has no layers",
+    prepare: &[FILL_JSON],
+    reference_flags: IN_MEMORY,
+    ours_flags: IN_MEMORY,
+    measures: &[
+        Measure::rate(RATE_CONSUMED, 3.0),
+        Measure::reported("broker CPU s/million", "/runs/0/broker/cpu_s_per_million"),
+    ],
+    ..PLAIN
+};
 
 const SUB_MEMORY: Workload = Workload {
     prepare: &[FILL],

@@ -16,6 +16,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, syncfs};
 use serde::{Deserialize, Serialize};
 
+use crate::certificate::Files;
+
 /// How long a broker may take until it listens.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a process is asked whether it has ended.
@@ -46,6 +48,8 @@ pub(super) struct Contestants {
     pub(super) bench: PathBuf,
     /// The folder that holds the data of the broker that runs.
     pub(super) work: PathBuf,
+    /// What both brokers prove themselves with, where they speak TLS.
+    pub(super) tls: Files,
 }
 
 impl Side {
@@ -86,6 +90,17 @@ impl Contestants {
         };
         words.extend_from_slice(flags);
         words
+    }
+
+    /// Says in a command line's words where certificate and key are.
+    pub(super) fn point(&self, words: Vec<String>) -> Vec<String> {
+        let at = |path: &Path| path.display().to_string();
+        let (certificate, key) = (at(&self.tls.certificate), at(&self.tls.key));
+        let point = |word: String| {
+            word.replace("{certificate}", &certificate)
+                .replace("{key}", &key)
+        };
+        words.into_iter().map(point).collect()
     }
 
     /// A side's program.
@@ -339,6 +354,7 @@ mod tests {
             ours: "/nowhere/nsqd".into(),
             bench: "/bin/false".into(),
             work: std::env::temp_dir(),
+            tls: Files::within(&std::env::temp_dir()),
         };
         let error = Broker::start(&contestants, Side::Reference, &[]).unwrap_err();
         assert!(error.to_string().contains("does not listen"), "{error}");

@@ -97,7 +97,8 @@ impl Measurement<'_> {
 
     fn flags(&self) -> Vec<String> {
         let flags = self.workload.flags(self.side).unwrap_or_default();
-        self.workload.arguments(flags, self.side, self.scale)
+        let words = self.workload.arguments(flags, self.side, self.scale);
+        self.contestants.point(words)
     }
 
     fn start(&self) -> Result<Broker> {
@@ -105,7 +106,8 @@ impl Measurement<'_> {
     }
 
     fn load_arguments(&self, line: &str, pointing: Vec<String>) -> Vec<String> {
-        let mut words = self.workload.arguments(line, self.side, self.scale);
+        let words = self.workload.arguments(line, self.side, self.scale);
+        let mut words = self.contestants.point(words);
         words.extend(pointing);
         words
     }

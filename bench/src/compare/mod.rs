@@ -29,6 +29,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::Outcome;
+use crate::certificate::Files;
 use crate::cli::CompareArgs;
 use catalogue::{Scale, WORKLOADS, Workload};
 use contestant::{Contestants, Side};
@@ -69,6 +70,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Outcome> {
         ours: args.ours.clone(),
         bench: std::env::current_exe().context("find this program")?,
         work: args.work.canonicalize()?,
+        tls: Files::make(&args.out.join("tls"))?,
     };
     let mut results = begin(args, &contestants)?;
     for workload in selected {

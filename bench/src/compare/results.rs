@@ -1,5 +1,7 @@
 //! What a comparison found, as it is written to disk and read back, and what the figures amount to.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -140,6 +142,23 @@ impl Samples {
         self.reports.iter().map(read).collect()
     }
 
+    /// What connections agreed on with the broker, in every way in which they did; empty without layers.
+    fn layers(&self) -> BTreeSet<String> {
+        let keys = ["tls", "cipher_suite", "compression"];
+        let describe = |layers: &Value| {
+            let parts: Vec<&str> = keys
+                .iter()
+                .filter_map(|key| layers[*key].as_str())
+                .collect();
+            parts.join(", ")
+        };
+        let layers = self
+            .reports
+            .iter()
+            .filter_map(|report| report.pointer("/runs/0/layers"));
+        layers.map(describe).collect()
+    }
+
     /// Whether the machine was not ours alone.
     pub(super) fn was_disturbed(&self) -> bool {
         self.stolen > STOLEN_SHARE
@@ -179,9 +198,23 @@ impl Comparison {
         figures.map(|(_, figure)| figure).collect()
     }
 
-    /// Whether every measurement succeeded.
+    /// What all connections of all sides agreed on with their broker; `None` without layers.
+    ///
+    /// # Errors
+    /// They did not all agree on the same, so the sides did not do the same work: what there was.
+    pub(super) fn layers(&self) -> Result<Option<String>, String> {
+        let all: Vec<String> = self.sides.iter().flat_map(Samples::layers).collect();
+        let mut distinct: Vec<String> = all.clone();
+        distinct.dedup();
+        match distinct.len() {
+            0 | 1 => Ok(distinct.pop()),
+            _ => Err(all.join("; ")),
+        }
+    }
+
+    /// Whether every measurement succeeded, and all sides did the same work.
     pub(super) fn is_whole(&self) -> bool {
-        self.sides.iter().all(|side| side.failures.is_empty())
+        self.layers().is_ok() && self.sides.iter().all(|side| side.failures.is_empty())
     }
 }
 
@@ -281,6 +314,30 @@ mod tests {
         assert_eq!(rate.ours.as_ref().unwrap().median, 240.0);
         let cpu = &found.figures[1];
         assert!(cpu.ratio.is_none() && cpu.goal.unwrap().met.is_none());
+    }
+
+    #[test]
+    fn sides_that_went_through_other_layers_did_other_work() {
+        let through = |side, suite: &str| Samples {
+            reports: vec![
+                json!({"runs": [{"layers": {"cipher_suite": suite, "tls": "TLS1.3"}}]}),
+                Value::Null,
+            ],
+            ..samples(side, &[])
+        };
+        let compare = |ours| {
+            let sides = vec![through(Side::Reference, "A"), through(Side::Ours, ours)];
+            Comparison::new(&WORKLOADS[0], true, sides)
+        };
+        assert_eq!(compare("A").layers(), Ok(Some("TLS1.3, A".into())));
+        assert!(compare("A").is_whole());
+        assert_eq!(compare("B").layers(), Err("TLS1.3, A; TLS1.3, B".into()));
+        assert!(!compare("B").is_whole());
+        let plain = vec![samples(Side::Ours, &[1.0])];
+        assert_eq!(
+            Comparison::new(&WORKLOADS[0], true, plain).layers(),
+            Ok(None)
+        );
     }
 
     #[test]

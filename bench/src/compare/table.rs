@@ -232,6 +232,11 @@ fn remarks(found: &Comparison) -> Vec<String> {
     if !found.note.is_empty() {
         remarks.push(found.note.clone());
     }
+    match found.layers() {
+        Ok(None) => {}
+        Ok(Some(layers)) => remarks.push(format!("as agreed on with each broker: {layers}")),
+        Err(layers) => remarks.push(format!("FAILED: not the same layers everywhere: {layers}")),
+    }
     for side in &found.sides {
         if side.generator_was_the_limit() {
             let busy = side.generator_busiest * 100.0;
