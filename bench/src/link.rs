@@ -140,7 +140,7 @@ impl Link {
         if let Some(config) = &door.tls {
             let config = Arc::clone(config);
             layers
-                .begin_tls(config, door.address.ip(), &self.socket)
+                .begin_tls(config, door.address.ip(), (&self.socket, &mut self.input))
                 .context("TLS")?;
             self.layers = Some(layers);
             self.expect_ok().context("TLS")?;

@@ -68,7 +68,7 @@ pub(crate) struct Layers {
 }
 
 impl Layers {
-    /// Shakes hands.
+    /// Shakes hands; what came behind it at once is appended to `input`.
     ///
     /// # Errors
     /// The broker's certificate is not believed, or there is no cipher suite in common.
@@ -76,9 +76,9 @@ impl Layers {
         &mut self,
         config: Arc<ClientConfig>,
         peer: IpAddr,
-        socket: &TcpStream,
+        (socket, input): (&TcpStream, &mut Buffer),
     ) -> Result<()> {
-        let tls = Tls::shake_hands(config, peer, socket, &mut self.raw)?;
+        let tls = Tls::shake_hands(config, peer, socket, (&mut self.raw, input))?;
         let agreed = tls.agreed()?;
         self.settled.tls = Some(agreed.version);
         self.settled.cipher_suite = Some(agreed.suite);

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::socket::MsgFlags;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
-use rustls::unbuffered::{ConnectionState, EncodeTlsData, UnbufferedStatus};
+use rustls::unbuffered::{ConnectionState, EncodeTlsData, ReadTraffic, UnbufferedStatus};
 use rustls::{ClientConfig, ProtocolVersion};
 
 use crate::buffer::{Buffer, Received};
@@ -44,19 +44,21 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Shakes hands; what comes behind the handshake is left in `raw`.
+    /// Shakes hands. What comes behind the handshake is left in `raw`, or is in `to`: with TLS 1.2 the broker
+    /// has the last word of it and may go on at once.
     pub(super) fn shake_hands(
         config: Arc<ClientConfig>,
         peer: IpAddr,
         socket: &TcpStream,
-        raw: &mut Buffer,
+        (raw, to): (&mut Buffer, &mut Buffer),
     ) -> Result<Self> {
         let mut connection = UnbufferedClientConnection::new(config, ServerName::from(peer))?;
         let deadline = Instant::now() + REPLY_TIMEOUT;
         let mut out = Buffer::default();
         loop {
-            let UnbufferedStatus { discard, state, .. } =
-                connection.process_tls_records(raw.bytes_mut());
+            let UnbufferedStatus {
+                mut discard, state, ..
+            } = connection.process_tls_records(raw.bytes_mut());
             let mut is_blocked = false;
             match state? {
                 ConnectionState::EncodeTlsData(record) => put(record, &mut out)?,
@@ -69,8 +71,8 @@ impl Tls {
                     raw.consume(discard);
                     return Ok(Self { connection });
                 }
-                other @ (ConnectionState::ReadTraffic(_)
-                | ConnectionState::ReadEarlyData(_)
+                ConnectionState::ReadTraffic(traffic) => discard += take(traffic, to)?,
+                other @ (ConnectionState::ReadEarlyData(_)
                 | ConnectionState::PeerClosed
                 | ConnectionState::Closed
                 | _) => bail!("{other:?} in the middle of a handshake"),
@@ -115,13 +117,7 @@ impl Tls {
             } = self.connection.process_tls_records(raw.bytes_mut());
             let mut is_dry = false;
             match state? {
-                ConnectionState::ReadTraffic(mut traffic) => {
-                    while let Some(record) = traffic.next_record() {
-                        let record = record?;
-                        discard += record.discard;
-                        to.extend(record.payload);
-                    }
-                }
+                ConnectionState::ReadTraffic(traffic) => discard += take(traffic, to)?,
                 ConnectionState::EncodeTlsData(record) => put(record, out)?,
                 ConnectionState::TransmitTlsData(transmit) => transmit.done(),
                 // The end of the connection follows, and is seen there.
@@ -158,6 +154,17 @@ pub(super) fn suite_name(suite: rustls::SupportedCipherSuite) -> String {
     name.as_str()
         .unwrap_or_default()
         .replacen("TLS13_", "TLS_", 1)
+}
+
+/// Appends what records hold; how many more bytes are to be discarded.
+fn take(mut traffic: ReadTraffic<'_, '_, ClientConnectionData>, to: &mut Buffer) -> Result<usize> {
+    let mut discard = 0;
+    while let Some(record) = traffic.next_record() {
+        let record = record?;
+        discard += record.discard;
+        to.extend(record.payload);
+    }
+    Ok(discard)
 }
 
 fn put(mut record: EncodeTlsData<'_, ClientConnectionData>, out: &mut Buffer) -> Result<()> {
