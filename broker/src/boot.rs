@@ -14,7 +14,7 @@ use std::thread;
 use glommio::{LocalExecutorBuilder, Placement};
 use nsq_cli::{Logger, Signals, banner, fatal, fatal_startup, lock_data_path};
 use nsq_core::{Epoch, RestoredChannel, RestoredTopic, Sequence};
-use nsq_log::{Recovered, TopicLog};
+use nsq_log::{LogConfig, Recovered, TopicLog};
 use nsq_proto::TopicName;
 
 use crate::catalogue::{Catalogue, FILE_NAME, TopicEntry};
@@ -481,12 +481,17 @@ fn restore_topic(
     entry: TopicEntry,
 ) -> Result<(), String> {
     let dir = log_dir(&shared.settings.data_path, name);
-    let (log, recovered) = TopicLog::recover(&dir, shared.settings.log.clone())
-        .map_err(|error| format!("TOPIC({name}): {error}"))?;
+    let sync = entry.sync;
+    let config = LogConfig {
+        sync: sync.map_or(shared.settings.log.sync, settings::policy),
+        ..shared.settings.log.clone()
+    };
+    let (log, recovered) =
+        TopicLog::recover(&dir, config).map_err(|error| format!("TOPIC({name}): {error}"))?;
     for warning in &recovered.warnings {
         shared.logger.warn(format_args!("TOPIC({name}): {warning}"));
     }
-    shard.restore(name, log, restored(recovered, entry));
+    shard.restore(name, (log, sync), restored(recovered, entry));
     Ok(())
 }
 

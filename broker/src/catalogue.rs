@@ -13,6 +13,7 @@ use nsq_proto::{ChannelName, TopicName};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::config::SyncMode;
 use crate::storage;
 
 /// Name of the file within the data path.
@@ -23,6 +24,8 @@ pub(crate) const FILE_NAME: &str = "nsqd.dat";
 pub(crate) struct TopicEntry {
     /// Whether it is paused.
     pub(crate) paused: bool,
+    /// What an `OK` of it means, where that was chosen for it.
+    pub(crate) sync: Option<SyncMode>,
     /// Channels and whether they are paused.
     pub(crate) channels: BTreeMap<ChannelName, bool>,
 }
@@ -56,6 +59,7 @@ impl Kept {
         let form = TopicForm {
             name: name.as_str(),
             paused: entry.paused,
+            sync: entry.sync.map(SyncMode::as_str),
             channels: channels
                 .filter(|(name, _)| !name.is_ephemeral())
                 .map(|(name, paused)| ChannelForm {
@@ -95,6 +99,9 @@ pub(crate) enum CatalogueError {
 struct TopicForm<'a> {
     name: &'a str,
     paused: bool,
+    /// Ours alone: the reference reads past it, and writes the file without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sync: Option<&'static str>,
     channels: Vec<ChannelForm<'a>>,
 }
 
@@ -138,6 +145,7 @@ impl Catalogue {
             };
             let mut entry = TopicEntry {
                 paused: flag(topic, "paused")?,
+                sync: sync(topic)?,
                 ..TopicEntry::default()
             };
             for channel in list(topic, "channels")? {
@@ -237,6 +245,16 @@ fn flag(object: &Value, key: &str) -> Result<bool, String> {
     }
 }
 
+/// A promise that is not understood is not to be broken in silence.
+fn sync(topic: &Value) -> Result<Option<SyncMode>, String> {
+    match string(topic, "sync")? {
+        "" => Ok(None),
+        word => SyncMode::parse(word)
+            .map(Some)
+            .ok_or_else(|| format!("sync is {word:?}, which is none of {:?}", SyncMode::WORDS)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,6 +295,20 @@ mod tests {
                 "skipping creation of invalid topic a:b",
                 "skipping creation of invalid channel c:d"
             ]
+        );
+    }
+
+    #[test]
+    fn what_was_chosen_for_a_topic_is_kept_and_never_guessed() {
+        let text = br#"{"topics":[{"name":"t","paused":false,"sync":"always","channels":[]}],"version":"v"}"#;
+        let (catalogue, _) = Catalogue::parse(text).unwrap();
+        let (_, entry) = catalogue.topics().next().unwrap();
+        assert_eq!(entry.sync, Some(SyncMode::Always));
+        assert_eq!(catalogue.encode("v"), text);
+        let error = Catalogue::parse(br#"{"topics":[{"name":"t","sync":"never"}]}"#).unwrap_err();
+        assert_eq!(
+            error,
+            r#"sync is "never", which is none of ["interval", "always"]"#
         );
     }
 

@@ -11,6 +11,7 @@ use nsq_core::{ChannelStats, TopicStats};
 use nsq_proto::{ChannelName, TopicName};
 
 use crate::clock::Clock;
+use crate::config::SyncMode;
 
 /// A change of topics and channels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +20,10 @@ use crate::clock::Clock;
     reason = "named after the endpoints of spec nsqd.md §4.2"
 )]
 pub enum AdminRequest {
+    /// Makes it unless it is there; with `sync` also changes what an `OK` of it means.
     CreateTopic {
         topic: TopicName,
+        sync: Option<SyncMode>,
     },
     DeleteTopic {
         topic: TopicName,
@@ -56,7 +59,7 @@ impl AdminRequest {
     #[must_use]
     pub fn topic(&self) -> &TopicName {
         match self {
-            Self::CreateTopic { topic }
+            Self::CreateTopic { topic, .. }
             | Self::DeleteTopic { topic }
             | Self::EmptyTopic { topic }
             | Self::PauseTopic { topic, .. }
@@ -123,6 +126,8 @@ pub struct BrokerStats {
 pub struct TopicEntry {
     /// The core's numbers; `stats.channels` is empty, see `channels`.
     pub stats: TopicStats,
+    /// What an `OK` of it means, where that was chosen for this topic.
+    pub sync: Option<SyncMode>,
     /// Channels with their clients.
     pub channels: Vec<ChannelEntry>,
 }

@@ -82,13 +82,18 @@ fn byte_limits(config: &Config) -> Limits {
     }
 }
 
+/// What a mode means to a log.
+pub(crate) const fn policy(mode: SyncMode) -> SyncPolicy {
+    match mode {
+        SyncMode::Interval => SyncPolicy::Interval,
+        SyncMode::Always => SyncPolicy::Always,
+    }
+}
+
 fn log_config(config: &Config) -> LogConfig {
     let durability = &config.durability;
     LogConfig {
-        sync: match durability.sync {
-            SyncMode::Interval => SyncPolicy::Interval,
-            SyncMode::Always => SyncPolicy::Always,
-        },
+        sync: policy(durability.sync),
         gather: true,
         sync_every: durability.sync_every,
         segment_bytes_max: durability.segment_bytes_max,

@@ -7,6 +7,7 @@ use nsq_proto::{ChannelName, TopicName};
 use super::query::Query;
 use super::response::{self, ApiError, Response};
 use super::routes::Action;
+use crate::config::SyncMode;
 use crate::gateway::{AdminError, AdminRequest, Broker};
 
 /// `POST /topic/<action>`.
@@ -23,7 +24,10 @@ pub(super) async fn change_topic<B: Broker>(
     };
     let topic = topic(&query, illegal)?;
     let request = match action {
-        Action::Create => AdminRequest::CreateTopic { topic },
+        Action::Create => AdminRequest::CreateTopic {
+            sync: sync(&query, &topic)?,
+            topic,
+        },
         Action::Delete => AdminRequest::DeleteTopic { topic },
         Action::Empty => AdminRequest::EmptyTopic { topic },
         Action::Pause => AdminRequest::PauseTopic {
@@ -76,6 +80,17 @@ async fn submit<B: Broker>(broker: &B, request: AdminRequest) -> Result<Response
         }
     })?;
     Ok(response::empty())
+}
+
+/// `sync`: one of the words of `--sync`, for this topic alone. An ephemeral one has nothing to sync.
+fn sync(query: &Query<'_>, topic: &TopicName) -> Result<Option<SyncMode>, ApiError> {
+    let Some(word) = query.get("sync") else {
+        return Ok(None);
+    };
+    let word = std::str::from_utf8(&word).ok();
+    let mode = word.and_then(SyncMode::parse);
+    let mode = mode.filter(|_| !topic.is_ephemeral());
+    mode.map(Some).ok_or(ApiError::INVALID_SYNC)
 }
 
 fn topic(query: &Query<'_>, illegal: ApiError) -> Result<TopicName, ApiError> {

@@ -75,7 +75,10 @@ async fn submit<B: Broker>(
 
 /// A list of no messages is accepted; all that it does is to create the topic.
 async fn touch<B: Broker>(broker: &B, topic: TopicName) -> Result<Response, ApiError> {
-    match broker.admin(AdminRequest::CreateTopic { topic }).await {
+    match broker
+        .admin(AdminRequest::CreateTopic { topic, sync: None })
+        .await
+    {
         Ok(()) => Ok(response::text(OK)),
         Err(failure) => {
             broker.log_warning(format_args!("publish over HTTP failed - {failure}"));

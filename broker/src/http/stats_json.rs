@@ -7,6 +7,7 @@ use nsq_core::{LatencyStats, Percentile};
 use serde::{Serialize, Serializer};
 
 use super::stats::{Memory, Report};
+use crate::config::SyncMode;
 use crate::gateway::{ChannelEntry, ClientStats, TopicEntry};
 
 /// Renders the document.
@@ -45,6 +46,7 @@ fn topic(entry: &TopicEntry, has_clients: bool) -> Topic<'_> {
         message_bytes: stats.message_bytes,
         paused: stats.paused,
         e2e_processing_latency: latency(&stats.latency),
+        sync: entry.sync.map(SyncMode::as_str),
     }
 }
 
@@ -132,6 +134,9 @@ struct Topic<'a> {
     message_bytes: u64,
     paused: bool,
     e2e_processing_latency: Latency<'a>,
+    /// Not of the reference, and only there where it was chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sync: Option<&'static str>,
 }
 
 #[derive(Serialize)]

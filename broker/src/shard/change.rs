@@ -4,7 +4,6 @@
 //! start, a pause, an emptying), when the topic's checkpoint does.
 
 use nsq_core::TopicKey;
-use nsq_log::SyncPolicy;
 use nsq_proto::{ChannelName, ProtoError, TopicName};
 
 use super::logs::TopicState;
@@ -12,6 +11,7 @@ use super::message::{ShardId, ShardMessage};
 use super::publish::connection_mut;
 use super::{Shard, SocketKey};
 use crate::catalogue::{TopicChange, TopicEntry};
+use crate::config::SyncMode;
 use crate::conn::{Hold, Ticket, response_frame};
 use crate::control::{CatalogueChange, ControlMessage, NewTopic};
 use crate::gateway::{AdminError, AdminRequest};
@@ -49,8 +49,11 @@ impl Shard {
         }
         let topic = self.core.topic(name.as_str());
         let entry = topic.and_then(|key| self.core.topic_stats(key));
+        let state = topic.and_then(|key| self.topics.get(key));
+        let sync = state.and_then(|state| state.sync);
         let entry = entry.map(|stats| TopicEntry {
             paused: stats.paused,
+            sync,
             channels: stats
                 .channels
                 .into_iter()
@@ -107,8 +110,8 @@ impl Shard {
     /// Records a change that also moved positions of a topic, and who is to be told.
     pub(super) fn change_topic(&mut self, topic: TopicKey, name: &TopicName, done: ChangeDone) {
         let version = self.record_change(name);
-        let durable = self.shared.settings.log.sync == SyncPolicy::Always;
         let state = self.topics.get(topic);
+        let durable = state.is_some_and(TopicState::is_synced_always);
         if state.is_some_and(TopicState::answers_checkpoints) {
             self.checkpoint(topic, durable);
         }
@@ -270,20 +273,8 @@ impl Shard {
     pub(super) fn on_admin(&mut self, origin: ShardId, request: u64, admin: &AdminRequest) {
         let done = ChangeDone::Admin { origin, request };
         let name = admin.topic();
-        if let AdminRequest::CreateTopic { .. } = admin {
-            let topic = self.topic(name);
-            if self.topics[topic].saved_when == UNSAVED {
-                self.record_unsaved_topics();
-            }
-            let version = self.topics[topic].saved_when;
-            self.changes.push(Change {
-                version,
-                checkpoint: None,
-                removal: None,
-                done,
-            });
-            self.settle_changes();
-            return;
+        if let AdminRequest::CreateTopic { sync, .. } = admin {
+            return self.on_create_topic(name, *sync, done);
         }
         let Some(topic) = self.core.topic(name.as_str()) else {
             let result = Err(AdminError::TopicNotFound);
@@ -308,6 +299,28 @@ impl Shard {
             let result = Err(AdminError::ChannelNotFound);
             self.send(origin, ShardMessage::AdminDone { request, result });
         }
+    }
+
+    fn on_create_topic(&mut self, name: &TopicName, sync: Option<SyncMode>, done: ChangeDone) {
+        let topic = self.topic(name);
+        if self.topics[topic].saved_when == UNSAVED {
+            self.record_unsaved_topics();
+        }
+        let mut version = self.topics[topic].saved_when;
+        if let Some(mode) = sync {
+            let is_new = self.choose_sync(topic, mode);
+            version = match self.topics[topic].changed_when {
+                known if !is_new && known != UNSAVED => known,
+                _ => self.record_change(name),
+            };
+        }
+        self.changes.push(Change {
+            version,
+            checkpoint: None,
+            removal: None,
+            done,
+        });
+        self.settle_changes();
     }
 
     /// `false`: there is no such channel.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use nsq_core::{
     CheckpointKey, CheckpointScope, Deadline, Now, PublishError, Sequence, TimerKey, TopicKey,
 };
-use nsq_log::{Batch, Disk, LogEvent, OpOutput, OpResult, Token, TopicLog};
+use nsq_log::{Batch, Disk, LogEvent, OpOutput, OpResult, SyncPolicy, Token, TopicLog};
 use nsq_proto::TopicName;
 use slotmap::KeyData;
 
@@ -19,6 +19,8 @@ use super::disk::ShardDisk;
 use super::message::{StorageJob, StorageOp};
 use super::publish::Waiter;
 use super::{DiskOpKey, Shard};
+use crate::config::SyncMode;
+use crate::settings;
 use crate::shared::Subject;
 
 /// Shortest time between two checkpoints of a topic (design §3.4).
@@ -39,6 +41,8 @@ const FILES_IDLE: Duration = Duration::from_secs(10);
 pub(crate) struct TopicState {
     /// `None` for an ephemeral topic.
     pub(super) log: Option<TopicLog>,
+    /// What an `OK` means, where that was chosen for this topic.
+    pub(super) sync: Option<SyncMode>,
     /// Where the log is.
     dir: PathBuf,
     /// Publishers that wait for their `OK`, in the order of their last sequence.
@@ -72,6 +76,12 @@ impl TopicState {
             last_used: now,
             ..Self::default()
         }
+    }
+
+    /// An `OK` promises that the disk has it.
+    pub(super) fn is_synced_always(&self) -> bool {
+        let policy = self.log.as_ref().map(TopicLog::sync_policy);
+        policy == Some(SyncPolicy::Always)
     }
 
     /// Whether a checkpoint that is asked for will be reported as written.
@@ -122,14 +132,28 @@ impl Shard {
     pub(crate) fn restore(
         &mut self,
         name: &TopicName,
-        log: TopicLog,
+        (log, sync): (TopicLog, Option<SyncMode>),
         restored: nsq_core::RestoredTopic,
     ) {
         let head = restored.head;
         let topic = self.core.restore_topic(self.now, name, restored);
-        let state = TopicState::new(Some(log), self.log_dir(name), head, self.now);
+        let mut state = TopicState::new(Some(log), self.log_dir(name), head, self.now);
+        state.sync = sync;
         self.topics.insert(topic, state);
         self.schedule_checkpoint(topic);
+    }
+
+    /// Chooses what an `OK` of a topic means from now on. Says whether that is another choice.
+    pub(super) fn choose_sync(&mut self, topic: TopicKey, mode: SyncMode) -> bool {
+        let Some(state) = self.topics.get_mut(topic) else {
+            return false;
+        };
+        let is_new = state.sync.replace(mode) != Some(mode);
+        self.mark_log_used(topic);
+        with_log!(self, topic, |log, disk| {
+            log.set_sync_policy(disk, settings::policy(mode));
+        });
+        is_new
     }
 
     /// Appends what was published in this turn.

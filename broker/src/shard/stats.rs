@@ -64,7 +64,12 @@ impl Shard {
             .into_iter()
             .map(|channel| self.channel_entry(channel, filter))
             .collect();
-        Some(TopicEntry { stats, channels })
+        let sync = self.topics.get(key).and_then(|state| state.sync);
+        Some(TopicEntry {
+            stats,
+            sync,
+            channels,
+        })
     }
 
     fn channel_entry(&mut self, stats: ChannelStats, filter: &StatsFilter) -> ChannelEntry {

@@ -60,6 +60,7 @@ impl ApiError {
     pub const INVALID_ARG_TOPIC: Self = Self::bad_request("INVALID_ARG_TOPIC");
     pub const INVALID_ARG_CHANNEL: Self = Self::bad_request("INVALID_ARG_CHANNEL");
     pub const INVALID_DEFER: Self = Self::bad_request("INVALID_DEFER");
+    pub const INVALID_SYNC: Self = Self::bad_request("INVALID_SYNC");
     pub const INVALID_OPTION: Self = Self::bad_request("INVALID_OPTION");
     pub const MSG_EMPTY: Self = Self::bad_request("MSG_EMPTY");
     pub const NOT_FOUND: Self = Self::not_found("NOT_FOUND");

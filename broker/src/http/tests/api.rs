@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::fixture::FakeBroker;
 use super::wire::{Answer, Client, ask, outcome, refusal};
+use crate::config::SyncMode;
 use crate::gateway::{AdminError, AdminRequest};
 
 const JSON: &str = "Content-Type: application/json; charset=utf-8";
@@ -146,7 +147,7 @@ fn changes_reach_the_broker() {
     let topic = || nsq_proto::TopicName::parse(b"t").unwrap();
     let channel = || nsq_proto::ChannelName::parse(b"c").unwrap();
     for (path, expected) in [
-        ("topic/create", AdminRequest::CreateTopic { topic: topic() }),
+        ("topic/create", create(None)),
         ("topic/delete", AdminRequest::DeleteTopic { topic: topic() }),
         ("topic/empty", AdminRequest::EmptyTopic { topic: topic() }),
         (
@@ -173,6 +174,10 @@ fn changes_reach_the_broker() {
         (
             "channel/delete",
             AdminRequest::DeleteChannel {
+    let create = |sync| AdminRequest::CreateTopic {
+        topic: topic(),
+        sync,
+    };
                 topic: topic(),
                 channel: channel(),
             },

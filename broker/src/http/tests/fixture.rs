@@ -262,7 +262,11 @@ fn topic(
         channels: Vec::new(),
         latency: LatencyStats::default(),
     };
-    TopicEntry { stats, channels }
+    TopicEntry {
+        stats,
+        sync: None,
+        channels,
+    }
 }
 
 fn channel(

@@ -124,7 +124,7 @@ fn no_messages_only_create_the_topic() {
         let topic = nsq_proto::TopicName::parse(b"t").unwrap();
         assert_eq!(
             broker.0.changes.take(),
-            [AdminRequest::CreateTopic { topic }]
+            [AdminRequest::CreateTopic { topic, sync: None }]
         );
     }
     assert_eq!(broker.0.published.take(), []);
