@@ -34,18 +34,26 @@ impl Report<'_> {
     }
 }
 
-/// The reference's view of its heap. Only what has a like here is not 0.
+/// The memory of the process under the reference's keys, as the kernel accounts for it.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize)]
 pub(crate) struct Memory {
+    /// 0: the allocator does not count its objects.
     pub(crate) heap_objects: u64,
+    /// Reserved for data (heap, stacks, buffers) with no memory behind it.
     pub(crate) heap_idle_bytes: u64,
-    /// Resident memory of the process, without what it maps from files.
+    /// Memory that is in use for data, resident or swapped out; without what is mapped from files.
     pub(crate) heap_in_use_bytes: u64,
+    /// Of the idle bytes, those that no memory is behind: all of them.
     pub(crate) heap_released_bytes: u64,
+    /// 0, as all that follow: nothing is collected here, so nothing pauses for it.
     pub(crate) gc_pause_usec_100: u64,
+    /// 0.
     pub(crate) gc_pause_usec_99: u64,
+    /// 0.
     pub(crate) gc_pause_usec_95: u64,
+    /// 0.
     pub(crate) next_gc_bytes: u64,
+    /// 0.
     pub(crate) gc_total_runs: u64,
 }
 
@@ -110,28 +118,26 @@ fn keep_publishes_to(stats: &mut BrokerStats, topic: &str) {
 
 /// Reads the kernel's account of this process.
 pub(crate) fn memory() -> Memory {
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
-        .ok()
-        .flatten();
-    let page_bytes = page_bytes
-        .and_then(|bytes| u64::try_from(bytes).ok())
-        .unwrap_or(4096);
-    let heap_in_use_bytes = anonymous_pages(&pages) * page_bytes;
-    Memory {
-        heap_in_use_bytes,
-        ..Memory::default()
-    }
+    Memory::of(&std::fs::read_to_string("/proc/self/status").unwrap_or_default())
 }
 
-/// `statm` is `size resident shared …`, in pages.
-fn anonymous_pages(statm: &str) -> u64 {
-    let mut fields = statm
-        .split(' ')
-        .skip(1)
-        .map(|field| field.parse().unwrap_or(0_u64));
-    let (resident, shared) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
-    resident.saturating_sub(shared)
+impl Memory {
+    /// From `/proc/<pid>/status`.
+    fn of(status: &str) -> Self {
+        let kib = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key));
+            let number = line.and_then(|rest| rest.strip_prefix(':')?.split_whitespace().next());
+            number.and_then(|number| number.parse().ok()).unwrap_or(0)
+        };
+        let in_use: u64 = kib("RssAnon") + kib("VmSwap");
+        let idle: u64 = u64::saturating_sub(kib("VmData"), in_use);
+        Self {
+            heap_idle_bytes: idle * 1024,
+            heap_in_use_bytes: in_use * 1024,
+            heap_released_bytes: idle * 1024,
+            ..Self::default()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -140,8 +146,22 @@ mod tests {
 
     #[test]
     fn memory_is_read_from_the_kernel() {
-        assert_eq!(anonymous_pages("2345 600 250 13 0 400 0\n"), 350);
-        assert_eq!(anonymous_pages(""), 0);
-        assert!(memory().heap_in_use_bytes > 0);
+        let status = "Name:\tnsqd\nVmData:\t  900 kB\nRssAnon:\t     300 kB\nVmSwap:\t  20 kB\n";
+        let memory = Memory::of(status);
+        assert_eq!(memory.heap_in_use_bytes, 320 * 1024);
+        assert_eq!(memory.heap_idle_bytes, 580 * 1024);
+        assert_eq!(memory.heap_released_bytes, memory.heap_idle_bytes);
+        assert_eq!(Memory::of("").heap_idle_bytes, 0);
+    }
+
+    #[test]
+    fn what_is_allocated_is_seen() {
+        let before = memory();
+        assert!(before.heap_in_use_bytes > 0 && before.heap_idle_bytes > 0);
+        let touched = std::hint::black_box(vec![1_u8; 64 << 20]);
+        let with = memory().heap_in_use_bytes;
+        drop(touched);
+        // Other tests run beside this one.
+        assert!(with >= before.heap_in_use_bytes + (32 << 20), "{with}");
     }
 }
