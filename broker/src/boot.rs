@@ -31,7 +31,7 @@ use crate::shard::cell::ShardCell;
 use crate::shard::driver::Driver;
 use crate::shard::logs::decode_key;
 use crate::shard::message::{ShardId, StorageJob};
-use crate::shared::{Health, Mailboxes, Shared};
+use crate::shared::{Congestion, Health, Mailboxes, Shared};
 use crate::stage;
 use crate::storage;
 
@@ -345,6 +345,7 @@ fn share(
         runtime: config.runtime.clone(),
         lookup_peers: (!config.peers.lookupd_tcp_addresses.is_empty()).into(),
         listening,
+        congestion: Congestion::new(config.shards.count),
         mailboxes: Mailboxes::new(config.shards.count),
         storage,
         control,

@@ -228,6 +228,12 @@ pub trait Broker: Clone + 'static {
         bodies: Vec<Bytes>,
     ) -> Result<(), PublishFailure>;
 
+    /// Waits until the shard of a topic has room for publishes. [`Self::publish`] waits as well;
+    /// asked before a body is read, this keeps the body out of memory.
+    ///
+    /// *Cancellation:* leaves nothing.
+    async fn room(&self, topic: &TopicName);
+
     /// Carries out a change; resolves when it is on disk.
     ///
     /// # Errors
@@ -242,6 +248,12 @@ pub trait Broker: Clone + 'static {
     /// # Errors
     /// See [`ProfileError`].
     async fn cpu_profile(&self, span: Duration) -> Result<Bytes, ProfileError>;
+
+    /// Has every shard give back the memory that it can do without. They do so in their next turn.
+    fn free_memory(&self);
+
+    /// The broker is being stopped: no connection goes on after its answer.
+    fn is_stopping(&self) -> bool;
 
     /// Constants of this process.
     fn info(&self) -> &BrokerInfo;

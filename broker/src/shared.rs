@@ -221,12 +221,33 @@ pub(crate) struct Shared {
     pub(crate) lookup_peers: AtomicBool,
     /// What to log when the doors open.
     pub(crate) listening: Vec<String>,
+    /// Which shards have no room for publishes.
+    pub(crate) congestion: Congestion,
     /// The shards' mailboxes, by shard; set once all shards have made theirs.
     pub(crate) mailboxes: Mailboxes,
     /// The storage thread.
     pub(crate) storage: Sender<StorageJob>,
     /// The control thread.
     pub(crate) control: ControlSender,
+}
+
+/// Whether publishers of each shard have to wait. A shard that has room again tells the others.
+#[derive(Debug)]
+pub(crate) struct Congestion(Box<[AtomicBool]>);
+
+impl Congestion {
+    pub(crate) fn new(shards: usize) -> Self {
+        Self((0..shards).map(|_| AtomicBool::new(false)).collect())
+    }
+
+    /// Said by the shard itself, before it tells the others that it has room.
+    pub(crate) fn set(&self, shard: ShardId, congested: bool) {
+        self.0[shard].store(congested, Ordering::Release);
+    }
+
+    pub(crate) fn of(&self, shard: ShardId) -> bool {
+        self.0[shard].load(Ordering::Acquire)
+    }
 }
 
 /// How long a task waits before it tries a full mailbox again.

@@ -28,8 +28,11 @@ mod tests;
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use http::header::{EXPECT, HOST};
 use http::{Method, StatusCode, Version};
@@ -56,28 +59,49 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 const UNWANTED_BODY_BYTES_MAX: u64 = 1 << 20;
 
 /// Serves one HTTPS connection until it ends: the handshake, then the whole API.
-pub async fn serve_tls<S, B>(stream: S, config: Arc<ServerConfig>, remote: String, broker: B)
-where
+pub async fn serve_tls<S, B>(
+    stream: S,
+    config: Arc<ServerConfig>,
+    remote: String,
+    broker: B,
+    stop: impl Future<Output = ()>,
+) where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
     B: Broker,
 {
-    match TlsStream::accept(stream, config, &broker).await {
-        Ok(stream) => serve_connection(stream, remote, broker, None).await,
-        Err(error) => broker.log_warning(format_args!(
+    let mut stop = pin!(stop);
+    let accepted = {
+        let mut accepting = pin!(TlsStream::accept(stream, config, &broker));
+        poll_fn(|cx| match stop.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => accepting.as_mut().poll(cx).map(Some),
+        })
+        .await
+    };
+    match accepted {
+        None => {}
+        Some(Ok(stream)) => serve_connection(stream, remote, broker, None, stop).await,
+        Some(Err(error)) => broker.log_warning(format_args!(
             "http: TLS handshake error from {remote}: {error}"
         )),
     }
 }
 
 /// Serves one connection until it ends; `remote` is the peer's address for the access log. With
-/// `https_only` every request is referred to HTTPS on that port.
+/// `https_only` every request is referred to HTTPS on that port. When `stop` resolves it ends after
+/// the request under way.
 ///
 /// The stream's `poll_shutdown` must close its write side only: what the peer still sends is read
 /// after it, so that the last answer is not lost to a reset.
 ///
 /// *Cancellation:* dropping the future drops the stream and whatever request is under way.
-pub async fn serve_connection<S, B>(stream: S, remote: String, broker: B, https_only: Option<u16>)
-where
+pub async fn serve_connection<S, B>(
+    stream: S,
+    remote: String,
+    broker: B,
+    https_only: Option<u16>,
+    stop: impl Future<Output = ()>,
+) where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
     B: Broker,
 {
@@ -95,8 +119,18 @@ where
         .max_buf_size(HEAD_BYTES_MAX)
         .header_read_timeout(None)
         .serve_connection(stream, service_fn(|request| door.serve(request)));
+    let mut connection = pin!(connection);
+    let mut stop = pin!(stop);
+    let mut is_told = false;
+    let ended = poll_fn(|cx| {
+        if !is_told && stop.as_mut().poll(cx).is_ready() {
+            is_told = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(cx)
+    });
     // An error is the peer's: what can be said about it has been said to the peer.
-    drop(connection.await);
+    drop(ended.await);
 }
 
 /// What the requests of one connection share.
@@ -122,7 +156,7 @@ impl<B: Broker> Door<B> {
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let mut body = RequestBody::new(incoming, expects_continue);
         let (mut response, is_logged) = self.respond(&head, &mut body).await;
-        if !self.finish_body(&mut body).await {
+        if !self.finish_body(&mut body).await || self.broker.is_stopping() {
             response::close(&mut response);
         }
         if is_logged {
@@ -217,7 +251,10 @@ impl<B: Broker> Door<B> {
             Endpoint::CpuProfile => Ok(pprof::cpu_profile(broker, query).await),
             Endpoint::GoProfile => Ok(pprof::go_profile()),
             Endpoint::SetBlockRate => Ok(pprof::set_block_rate(query, &head.headers, body).await),
-            Endpoint::FreeMemory => Ok(response::empty()),
+            Endpoint::FreeMemory => {
+                broker.free_memory();
+                Ok(response::empty())
+            }
         }
     }
 

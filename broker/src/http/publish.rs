@@ -2,6 +2,7 @@
 //!
 //! Everything is checked before the broker is asked, so that a request that is refused creates no
 //! topic and publishes nothing.
+//! While the topic's shard has no room the body is not read, so what waits is the peer's memory.
 //! Hot path: message bodies are not copied here (a body that arrives in pieces is gathered once),
 //! nothing is formatted, and nothing is logged unless it fails.
 
@@ -24,12 +25,16 @@ pub(super) async fn publish_one<B: Broker>(
     body: &mut RequestBody,
 ) -> Result<Response, ApiError> {
     let info = broker.info();
+    let query = Query::parse(query.as_bytes()).map_err(|_| ApiError::INVALID_REQUEST);
+    let topic = query.as_ref().map_err(|error| *error).and_then(topic);
+    if let Ok(topic) = &topic {
+        broker.room(topic).await;
+    }
     let message = read(body, info.max_msg_size, ApiError::MSG_TOO_BIG).await?;
     if message.is_empty() {
         return Err(ApiError::MSG_EMPTY);
     }
-    let query = Query::parse(query.as_bytes()).map_err(|_| ApiError::INVALID_REQUEST)?;
-    let topic = topic(&query)?;
+    let (query, topic) = (query?, topic?);
     let delay = delay(&query, info.max_req_timeout)?;
     submit(broker, topic, delay, vec![message]).await
 }
@@ -46,6 +51,7 @@ pub(super) async fn publish_many<B: Broker>(
     let query = Query::parse(query.as_bytes()).map_err(|_| ApiError::INVALID_REQUEST)?;
     let topic = topic(&query)?;
     let is_binary = is_binary(broker, &query);
+    broker.room(&topic).await;
     let body = read(body, info.max_body_size, ApiError::BODY_TOO_BIG).await?;
     let messages = if is_binary {
         split_list(&body, info)?

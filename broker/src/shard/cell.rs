@@ -193,12 +193,22 @@ impl Gateway {
 const STOPPING: &str = "exiting";
 
 impl Broker for Gateway {
+    async fn room(&self, topic: &TopicName) {
+        while let Some(room) = self.cell.with(|shard| shard.room_for(topic)) {
+            if room.await.is_err() {
+                // The shard has ended, and answers no publish either.
+                return;
+            }
+        }
+    }
+
     async fn publish(
         &self,
         topic: TopicName,
         delay: Duration,
         bodies: Vec<Bytes>,
     ) -> Result<(), PublishFailure> {
+        self.room(&topic).await;
         let answer = self
             .cell
             .with(|shard| shard.request_publish(&topic, delay, &bodies));
@@ -226,6 +236,19 @@ impl Broker for Gateway {
         answer
             .await
             .unwrap_or_else(|_| Err(ProfileError::Failed(STOPPING.to_owned())))
+    }
+
+    fn free_memory(&self) {
+        self.cell.with(|shard| {
+            for to in 0..shard.outboxes.len() {
+                shard.send(to, ShardMessage::FreeMemory);
+            }
+            shard.touched = true;
+        });
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.cell.with(|shard| shard.stopping.is_some())
     }
 
     fn info(&self) -> &BrokerInfo {

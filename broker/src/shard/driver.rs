@@ -19,7 +19,7 @@ use nsq_core::Now;
 use slotmap::SlotMap;
 
 use super::cell::{Gateway, ShardCell};
-use super::http_socket::HttpStream;
+use super::http_socket::{HttpStream, StopNotice};
 use super::message::ShardMessage;
 use super::socket::{RingOp, Socket};
 use super::spin::Spin;
@@ -136,14 +136,15 @@ impl Driver {
     fn spawn_http(&self, runnable: &Arc<Runnable>) {
         for new in self.cell.with(Shard::take_new_http) {
             let stream = HttpStream::new(self.cell.clone(), new.key);
+            let stop = StopNotice::new(self.cell.clone(), new.key);
             let gateway = Gateway::new(self.cell.clone(), Arc::clone(&self.shared));
             let https_only = self.shared.settings.https_only;
             runnable.set();
             if let Some(config) = new.tls {
-                let task = http::serve_tls(stream, config, new.remote, gateway);
+                let task = http::serve_tls(stream, config, new.remote, gateway, stop);
                 glommio::spawn_local(Tracked::new(task, Arc::clone(runnable))).detach();
             } else {
-                let task = http::serve_connection(stream, new.remote, gateway, https_only);
+                let task = http::serve_connection(stream, new.remote, gateway, https_only, stop);
                 glommio::spawn_local(Tracked::new(task, Arc::clone(runnable))).detach();
             }
         }

@@ -176,7 +176,11 @@ impl Shard {
         connection.phase = Phase::Lingering;
         // The peer may be gone already; then the ring says so.
         let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);
-        let at = self.now.after(super::timers::LINGER);
+        let span = match self.stopping.is_some() {
+            true => super::stop::LINGER,
+            false => super::timers::LINGER,
+        };
+        let at = self.now.after(span);
         let timer = self.core.schedule(at, Deadline::WriteTimeout(key.token()));
         if let Some(connection) = connection_mut(&mut self.sockets, key) {
             connection.timers.write = Some(timer);

@@ -44,6 +44,8 @@ pub(crate) struct HttpSocket {
     pub(super) idle_timer: Option<TimerKey>,
     pub(super) read_waker: Option<Waker>,
     pub(super) write_waker: Option<Waker>,
+    /// Waits for a clean stop.
+    pub(super) stop_waker: Option<Waker>,
     /// The socket took no more; a poll for room is under way.
     pub(super) write_blocked: bool,
     /// It said that it has room and has taken nothing since.
@@ -62,6 +64,7 @@ impl HttpSocket {
             idle_timer: None,
             read_waker: None,
             write_waker: None,
+            stop_waker: None,
             write_blocked: false,
             write_woken: false,
         }
@@ -259,6 +262,19 @@ impl Shard {
         Poll::Pending
     }
 
+    fn poll_http_stop(&mut self, key: SocketKey, cx: &Context<'_>) -> Poll<()> {
+        if self.is_answering() {
+            return Poll::Ready(());
+        }
+        if let Some(http) = self.http(key) {
+            match &mut http.stop_waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+        }
+        Poll::Pending
+    }
+
     fn shut_http(&mut self, key: SocketKey) {
         if let Some(socket) = self.sockets.get(key) {
             // A peer that is gone already has nothing to be told.
@@ -327,6 +343,27 @@ impl Write for HttpStream {
     ) -> Poll<io::Result<usize>> {
         self.cell
             .with(|shard| shard.poll_http_write(self.key, cx, slices))
+    }
+}
+
+/// Resolves when an HTTP connection is to end after the request under way, for a clean stop.
+#[derive(Debug)]
+pub(crate) struct StopNotice {
+    cell: ShardCell,
+    key: SocketKey,
+}
+
+impl StopNotice {
+    pub(crate) fn new(cell: ShardCell, key: SocketKey) -> Self {
+        Self { cell, key }
+    }
+}
+
+impl Future for StopNotice {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.cell.with(|shard| shard.poll_http_stop(self.key, cx))
     }
 }
 

@@ -67,6 +67,10 @@ pub(crate) struct PublishOutcome {
 pub(crate) enum ShardMessage {
     /// A connection moves here. Bounded by the number of connections.
     Connection(OwnedFd, Box<Connection>),
+    /// The shard that sends it has room for publishes again. One per end of a congestion.
+    Room,
+    /// Memory that can be done without is to be given back. Bounded by HTTP connections.
+    FreeMemory,
     /// Publishes for topics of this shard. Bounded per connection (`REMOTE_BYTES_MAX`).
     Publish(Box<PublishBatch>),
     /// Answers to a `Publish`. Bounded by what was asked.

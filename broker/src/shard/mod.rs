@@ -14,6 +14,7 @@
 mod authorize;
 pub(crate) mod cell;
 mod change;
+mod congestion;
 mod disk;
 pub(crate) mod driver;
 mod effects;
@@ -37,6 +38,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
+use futures_channel::oneshot;
 use nsq_core::{Effect, Now, Shard as Core, TopicKey};
 use nsq_log::{LogEvent, Token};
 use nsq_proto::TopicName;
@@ -103,6 +105,10 @@ pub(crate) struct Shard {
     https_handshakes: handshakes::Handshakes,
     /// Connections whose commands wait for [`crate::conn::Hold::Congestion`] to pass.
     congested: Vec<SocketKey>,
+    /// Tasks whose publishes wait for room, here or on another shard.
+    waiting_tasks: Vec<oneshot::Sender<()>>,
+    /// What the other shards were last told.
+    is_congested: bool,
     outboxes: Vec<Outbox>,
     changes: Vec<Change>,
     /// Number of the newest change sent to the catalogue, and of the newest one that is saved.
@@ -154,6 +160,8 @@ impl Shard {
             handshakes_left: layers::HANDSHAKES_PER_TURN,
             https_handshakes: handshakes::Handshakes::new(),
             congested: Vec::new(),
+            waiting_tasks: Vec::new(),
+            is_congested: false,
             outboxes: (0..shards).map(|_| Outbox::default()).collect(),
             changes: Vec::new(),
             catalogue_sent: 0,
@@ -197,6 +205,7 @@ impl Shard {
         self.append_batches();
         self.end_gathering();
         self.flush_sockets();
+        self.settle_congestion();
         self.send_outboxes();
         self.stop_step();
     }
@@ -233,6 +242,8 @@ impl Shard {
     pub(crate) fn on_message(&mut self, message: ShardMessage) {
         match message {
             ShardMessage::Connection(socket, connection) => self.adopt(socket, connection),
+            ShardMessage::Room => self.wake_waiting_tasks(),
+            ShardMessage::FreeMemory => self.core.drop_caches(),
             ShardMessage::Publish(batch) => self.on_remote_publishes(*batch),
             ShardMessage::Published(outcomes) => self.on_published(outcomes),
             ShardMessage::Admin {

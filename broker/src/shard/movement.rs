@@ -78,7 +78,8 @@ impl Shard {
 
     /// Takes a connection that moved here.
     pub(super) fn adopt(&mut self, socket: OwnedFd, mut connection: Box<Connection>) {
-        if self.stopping.is_some() {
+        if self.is_answering() {
+            // Nothing of it was accepted: a connection moves with all its replies out.
             return;
         }
         self.catch_up(connection.last_command);

@@ -203,8 +203,12 @@ impl Shard {
         delay: Duration,
         bodies: &[Bytes],
     ) {
-        let owner = self.owner_of(name.as_str());
         let publisher = Publisher::Task(request);
+        if self.stopping.is_some() {
+            let result = Err(PublishError::Exiting.to_string());
+            return self.on_outcome(PublishOutcome { publisher, result });
+        }
+        let owner = self.owner_of(name.as_str());
         let bodies = bodies.iter().map(|body| &body[..]);
         if owner == self.id {
             self.publish(Origin::Local(publisher), name, delay, bodies);
@@ -234,6 +238,9 @@ impl Shard {
         delay: Duration,
         bodies: impl Iterator<Item = &'a [u8]>,
     ) {
+        if self.stopping.is_some() {
+            return self.answer(origin, Err(PublishError::Exiting.to_string()));
+        }
         let topic = self.topic(name);
         let published = match self.refusal(topic) {
             Some(refusal) => Err(refusal),

@@ -198,17 +198,6 @@ impl Shard {
         }
     }
 
-    /// Lets the connections that were held for congestion go on where there is room again.
-    pub(super) fn resume_congested(&mut self) {
-        for key in std::mem::take(&mut self.congested) {
-            if self.is_crowded(key) {
-                self.congested.push(key);
-            } else {
-                self.release(key, Hold::Congestion);
-            }
-        }
-    }
-
     /// Ends a hold and goes on with the connection's commands.
     pub(super) fn release(&mut self, key: SocketKey, hold: Hold) {
         let Some(connection) = connection_mut(&mut self.sockets, key) else {
@@ -284,6 +273,10 @@ impl Shard {
             && let Some(flow) = self.lacks_permission(key, verb.as_str(), topic, Access::Publish)
         {
             return flow;
+        }
+        if self.stopping.is_some() {
+            // Not by its topic's shard, which may have ended.
+            return Flow::Fail(verb.failure(&PublishError::Exiting.to_string()));
         }
         if self.should_move_publisher(key, topic) {
             return self.move_to_owner(key, topic);

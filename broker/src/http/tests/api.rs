@@ -139,6 +139,34 @@ fn changes_answer_nothing() {
         ask(&broker, "POST", "/debug/freememory", ""),
         answer("200 OK", &[V1], "")
     );
+    assert_eq!(broker.0.freed.get(), 1);
+}
+
+#[test]
+fn a_topic_may_have_its_own_promise() {
+    let broker = FakeBroker::new();
+    for mode in [SyncMode::Interval, SyncMode::Always] {
+        let target = format!("/topic/create?topic=t&sync={}", mode.as_str());
+        assert_eq!(outcome(&broker, "POST", &target, ""), "200 OK ");
+        let request = AdminRequest::CreateTopic {
+            topic: nsq_proto::TopicName::parse(b"t").unwrap(),
+            sync: Some(mode),
+        };
+        assert_eq!(broker.0.changes.take(), [request]);
+    }
+    for query in [
+        "topic=t&sync=",
+        "topic=t&sync=Always",
+        "topic=t&sync=%FF",
+        "topic=t%23ephemeral&sync=always",
+    ] {
+        assert_eq!(
+            outcome(&broker, "POST", &format!("/topic/create?{query}"), ""),
+            refusal("400 Bad Request", "INVALID_SYNC"),
+            "{query}"
+        );
+    }
+    assert_eq!(broker.0.changes.take(), []);
 }
 
 #[test]
@@ -146,6 +174,10 @@ fn changes_reach_the_broker() {
     let broker = FakeBroker::new();
     let topic = || nsq_proto::TopicName::parse(b"t").unwrap();
     let channel = || nsq_proto::ChannelName::parse(b"c").unwrap();
+    let create = |sync| AdminRequest::CreateTopic {
+        topic: topic(),
+        sync,
+    };
     for (path, expected) in [
         ("topic/create", create(None)),
         ("topic/delete", AdminRequest::DeleteTopic { topic: topic() }),
@@ -174,10 +206,6 @@ fn changes_reach_the_broker() {
         (
             "channel/delete",
             AdminRequest::DeleteChannel {
-    let create = |sync| AdminRequest::CreateTopic {
-        topic: topic(),
-        sync,
-    };
                 topic: topic(),
                 channel: channel(),
             },

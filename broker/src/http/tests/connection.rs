@@ -242,3 +242,43 @@ fn garbage_is_refused() {
         assert!(client.sees_end());
     }
 }
+
+#[test]
+fn a_stop_ends_an_idle_connection_at_once() {
+    let broker = FakeBroker::new();
+    for request in ["", "GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"] {
+        let mut client = Client::connect(&broker);
+        client.exchange(request);
+        assert!(!client.is_gone());
+        assert_eq!(client.stop(), "");
+        assert!(client.is_gone(), "{request:?}");
+    }
+}
+
+#[test]
+fn a_stop_lets_the_request_under_way_have_its_answer() {
+    let broker = FakeBroker::new();
+    broker.0.holds_publishes.set(true);
+    let mut client = Client::connect(&broker);
+    let request = "POST /pub?topic=t HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na";
+    assert_eq!(client.exchange(request), "");
+    assert_eq!(client.stop(), "");
+    assert!(!client.is_gone());
+    broker.0.holds_publishes.set(false);
+    let mut text = client.receive();
+    assert_eq!(Answer::take(&mut text).body, "OK");
+    assert!(client.is_gone());
+}
+
+#[test]
+fn a_stopping_broker_answers_once_more_on_each_connection() {
+    let broker = FakeBroker::new();
+    let mut client = Client::connect(&broker);
+    client.exchange("GET /ping HTTP/1.1\r\nHost: x\r\n\r\n");
+    broker.0.is_stopping.set(true);
+    let mut text = client.exchange("GET /ping HTTP/1.1\r\nHost: x\r\n\r\n");
+    let answer = Answer::take(&mut text);
+    assert_eq!(answer.body, "OK");
+    assert_eq!(answer.header("Connection"), Some("close"));
+    assert!(client.is_gone());
+}

@@ -40,6 +40,11 @@ pub(super) struct State {
     pub(super) is_exiting: Cell<bool>,
     /// Publishes wait while it is set.
     pub(super) holds_publishes: Cell<bool>,
+    /// There is no room for publishes while it is set.
+    pub(super) is_congested: Cell<bool>,
+    pub(super) is_stopping: Cell<bool>,
+    /// How often it was to give memory back.
+    pub(super) freed: Cell<u32>,
 }
 
 /// Clones share what they record.
@@ -62,6 +67,9 @@ impl FakeBroker {
             is_profiling: Cell::new(false),
             is_exiting: Cell::new(false),
             holds_publishes: Cell::new(false),
+            is_congested: Cell::new(false),
+            is_stopping: Cell::new(false),
+            freed: Cell::new(0),
         }))
     }
 
@@ -73,21 +81,27 @@ impl FakeBroker {
     }
 }
 
+/// Waits until it is not set.
+async fn pass(barrier: &Cell<bool>) {
+    std::future::poll_fn(|_| match barrier.get() {
+        true => Poll::Pending,
+        false => Poll::Ready(()),
+    })
+    .await;
+}
+
 impl Broker for FakeBroker {
+    async fn room(&self, _: &TopicName) {
+        pass(&self.0.is_congested).await;
+    }
+
     async fn publish(
         &self,
         topic: TopicName,
         delay: Duration,
         bodies: Vec<Bytes>,
     ) -> Result<(), PublishFailure> {
-        std::future::poll_fn(|_| {
-            if self.0.holds_publishes.get() {
-                Poll::Pending
-            } else {
-                Poll::Ready(())
-            }
-        })
-        .await;
+        pass(&self.0.holds_publishes).await;
         if self.0.is_exiting.get() {
             return Err(PublishFailure("exiting".to_owned()));
         }
@@ -120,6 +134,14 @@ impl Broker for FakeBroker {
             return Err(ProfileError::InUse);
         }
         Ok(Bytes::from_static(b"a profile"))
+    }
+
+    fn free_memory(&self) {
+        self.0.freed.set(self.0.freed.get() + 1);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.0.is_stopping.get()
     }
 
     fn info(&self) -> &BrokerInfo {

@@ -269,3 +269,31 @@ fn malformed_chunks_are_an_internal_error() {
     assert_eq!(broker.0.published.take(), []);
     assert_eq!(broker.0.changes.take(), []);
 }
+
+#[test]
+fn without_room_no_body_is_read() {
+    for path in ["/pub?topic=t", "/mpub?topic=t"] {
+        let broker = FakeBroker::new();
+        broker.0.is_congested.set(true);
+        let mut client = Client::connect(&broker);
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+        );
+        assert_eq!(client.exchange(request), "", "{path}");
+        broker.0.is_congested.set(false);
+        assert_eq!(client.receive(), "HTTP/1.1 100 Continue\r\n\r\n", "{path}");
+        let mut text = client.exchange("hello");
+        assert_eq!(Answer::take(&mut text).body, "OK");
+        assert_eq!(broker.take_published(), ["hello"]);
+    }
+}
+
+#[test]
+fn without_room_what_is_wrong_is_told_at_once() {
+    let broker = FakeBroker::new();
+    broker.0.is_congested.set(true);
+    assert_eq!(
+        outcome(&broker, "POST", "/pub?topic=a+b", "x"),
+        refusal("400 Bad Request", "INVALID_TOPIC")
+    );
+}

@@ -1,6 +1,6 @@
 //! An in-memory connection to the door, driven by hand.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
@@ -83,6 +83,7 @@ impl Write for ServerStream {
 /// The client's end, with the door behind it.
 pub(super) struct Client {
     wire: Rc<RefCell<Wire>>,
+    is_told: Rc<Cell<bool>>,
     door: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
@@ -91,11 +92,24 @@ impl Client {
         let wire = Rc::new(RefCell::new(Wire::default()));
         let stream = ServerStream(Rc::clone(&wire));
         let remote = "127.0.0.1:9".to_owned();
-        let door = Box::pin(serve_connection(stream, remote, broker.clone(), None));
+        let is_told = Rc::new(Cell::new(false));
+        let told = Rc::clone(&is_told);
+        let stop = std::future::poll_fn(move |_| match told.get() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
+        let door = Box::pin(serve_connection(stream, remote, broker.clone(), None, stop));
         Self {
             wire,
+            is_told,
             door: Some(door),
         }
+    }
+
+    /// Tells the door that the connection is to end.
+    pub(super) fn stop(&mut self) -> String {
+        self.is_told.set(true);
+        self.receive()
     }
 
     /// Lets the door write only a few bytes at a time.
