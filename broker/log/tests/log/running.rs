@@ -144,11 +144,12 @@ fn the_policy_changes_while_messages_are_under_way() {
     );
     let syncs = disk.syncs;
     append(&mut log, &mut disk, 3, 1, 2);
+    assert_eq!(disk.syncs, syncs);
     let (written, events) = until_written(&mut log, &mut disk);
     assert_eq!((written, frontiers(&events).1), (5, 0), "only written");
-    assert_eq!(disk.syncs, syncs);
+    assert_eq!(disk.syncs, syncs + 1, "begun at once");
     assert_eq!(frontiers(&settle(&mut log, &mut disk)), (0, 5));
-    assert_eq!(disk.syncs, syncs + 1, "committed by a sync");
+    assert_eq!(disk.syncs, syncs + 1, "committed by that sync");
     append(&mut log, &mut disk, 5, 1, 1);
     until_written(&mut log, &mut disk);
     log.set_sync_policy(&mut disk, SyncPolicy::Interval);
