@@ -6,12 +6,10 @@ connection are applied from the last to the first.
 
 from __future__ import annotations
 
-import json
 import shutil
 import ssl
 import struct
 import subprocess
-import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,18 +6,11 @@ import itertools
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-from harness import Broker, Context, case, equal, eventually
+from harness import Context, case, equal, eventually
 from ports import kept_ports, silent_port
-from utility import Endpoint, Running, create, endpoint, programs, publish, take, tcp
+from utility import Endpoint, Running, create, endpoint, finished, programs, publish, take, tcp
 
 DONE = b'{"a":"done","b":1}'
-
-
-def finished(broker: Broker, topic: str, channel: str) -> bool:
-    """Everything that was published has been finished."""
-    found = broker.channel(topic, channel)
-    assert found is not None
-    return all(found[key] == 0 for key in ("depth", "in_flight_count", "deferred_count"))
 
 
 # --- nsq_to_nsq

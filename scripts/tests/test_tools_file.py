@@ -15,18 +15,12 @@ from typing import Dict, Iterator, List
 from harness import Broker, Context, case, equal, eventually
 from lookupd import Lookupd, launch
 from ports import kept_ports, silent_port
-from utility import Running, create, http, programs, publish, run, tcp
+from utility import Running, create, finished, http, programs, publish, run, tcp
 from wire import MAGIC, mpub
 
 KILL_ROUNDS, KILL_ROUNDS_QUICK = 30, 5
 KILL_MESSAGES = int(os.environ.get("RINGQ_FILE_KILL_MESSAGES", "1000000"))
 NUMBER_WIDTH = 12
-
-
-def finished(broker: Broker, topic: str, channel: str = "nsq_to_file") -> bool:
-    """Everything that was published has been finished."""
-    found = broker.channel(topic, channel)
-    return found is not None and all(found[key] == 0 for key in ("depth", "in_flight_count", "deferred_count"))
 
 
 def unpacked(data: bytes) -> bytes:
@@ -81,7 +75,7 @@ def files_are_those_of_the_reference(context: Context) -> None:
                 eventually(lambda: (broker.channel("t", "nsq_to_file") or {})["depth"] == 0, "all taken")
                 eventually(lambda: sum(len(data) for data in raw(folder).values()) > 0, "a file")
                 equal(tool.stop(), 0, f"exit status of {program}:\n{tool.stderr()}")
-            eventually(lambda: finished(broker, "t"), f"all finished: {broker.channel('t', 'nsq_to_file')}")
+            eventually(lambda: finished(broker, "t", "nsq_to_file"), f"all finished: {broker.channel('t', 'nsq_to_file')}")
             found.append({"out": contents(folder / "out"), "work": contents(folder / "work")})
         equal(found[0], found[1], f"files with {flags}")
         equal(b"".join(found[0]["out"].values()), b"".join(body + b"\n" for body in bodies), f"row {number}")
@@ -105,25 +99,25 @@ def messages_are_finished_when_they_are_synced(context: Context) -> None:
     with writer(context, program, broker, folder, "-filename-format=f") as tool:
         # A new file is synced with its first message.
         publish(broker, "t", b"first")
-        eventually(lambda: finished(broker, "t"), "the first message")
+        eventually(lambda: finished(broker, "t", "nsq_to_file"), "the first message")
         publish(broker, "t", *[b"x"] * 10)
         eventually(lambda: contents(folder / "out") == {"f": b"first\n" + b"x\n" * 10}, "readers see them at once")
         equal((broker.channel("t", "nsq_to_file") or {})["in_flight_count"], 10, "not finished yet")
         # As an external rotation does.
         (folder / "out" / "f").rename(folder / "out" / "old")
         tool.send(signal.SIGHUP)
-        eventually(lambda: finished(broker, "t"), "SIGHUP syncs")
+        eventually(lambda: finished(broker, "t", "nsq_to_file"), "SIGHUP syncs")
         publish(broker, "t", b"y")
         eventually(lambda: contents(folder / "out") == {"old": b"first\n" + b"x\n" * 10, "f": b"y\n"}, "a new file")
         equal(tool.stop(), 0, "exit status")
         assert "INFO: [t/nsq_to_file] syncing 10 records to disk" in tool.stderr(), tool.stderr()
-    eventually(lambda: finished(broker, "t"), "the stop syncs")
+    eventually(lambda: finished(broker, "t", "nsq_to_file"), "the stop syncs")
     with writer(context, program, broker, folder, "-filename-format=f", "-sync-interval=50ms") as tool:
         publish(broker, "t", b"z")
-        eventually(lambda: finished(broker, "t"), "the interval syncs")
+        eventually(lambda: finished(broker, "t", "nsq_to_file"), "the interval syncs")
     with writer(context, program, broker, folder, "-filename-format=f", "-max-in-flight=4") as tool:
         publish(broker, "t", *[b"z"] * 4)
-        eventually(lambda: finished(broker, "t"), "a full batch syncs")
+        eventually(lambda: finished(broker, "t", "nsq_to_file"), "a full batch syncs")
     equal(contents(folder / "out")["f"], b"y\n" + b"z\n" * 5, "continued")
 
 
@@ -167,10 +161,10 @@ def reachable_nsqds_are_written_while_others_are_down(context: Context) -> None:
     folder = context.folder()
     flags = (f"-nsqd-tcp-address={address}", "-consumer-opt=lookupd_poll_interval,200ms", "-sync-interval=50ms")
     with writer(context, context.settings.program("nsq_to_file"), up, folder, *flags, "-filename-format=f") as tool:
-        eventually(lambda: finished(up, "t"), f"written:\n{tool.stderr()}")
+        eventually(lambda: finished(up, "t", "nsq_to_file"), f"written:\n{tool.stderr()}")
         equal(contents(folder / "out"), {"f": b"now\n"}, "what could be reached")
         down.start()
-        eventually(lambda: finished(down, "t"), "reached later")
+        eventually(lambda: finished(down, "t", "nsq_to_file"), "reached later")
         equal(tool.stop(), 0, "exit status")
     equal(contents(folder / "out"), {"f": b"now\nlater\n"}, "both")
 
@@ -243,7 +237,7 @@ def kills_lose_nothing_that_was_finished(context: Context) -> None:
     with writer(context, program, broker, folder, *common, "-filename-format=plain") as tool:
         # Its log holds what the killed ones said as well.
         eventually(lambda: (broker.channel("t", "nsq_to_file") or {})["client_count"] == 1, "it consumes")
-        eventually(lambda: finished(broker, "t"), f"all finished: {broker.channel('t', 'nsq_to_file')}", 120)
+        eventually(lambda: finished(broker, "t", "nsq_to_file"), f"all finished: {broker.channel('t', 'nsq_to_file')}", 120)
         equal(tool.stop(), 0, "exit status")
     lines = list(numbers(folder))
     found = set(lines)
@@ -317,11 +311,11 @@ def a_cluster_whose_parts_come_and_go_loses_nothing(context: Context) -> None:
     flags += [f"-consumer-opt=lookupd_poll_interval,{interval_s:.0f}s", "-consumer-opt=lookupd_poll_jitter,0"]
     with Running(context.settings.program("nsq_to_file"), folder, *flags) as tool:
         send(brokers * 3)
-        eventually(lambda: all(finished(broker, "t") for broker in brokers), f"all written:\n{tool.stderr()}", 20)
+        eventually(lambda: all(finished(broker, "t", "nsq_to_file") for broker in brokers), f"all written:\n{tool.stderr()}", 20)
         lookupds[0].kill()
         equal(brokers[0].terminate(), 0, "exit status of an nsqd")
         send(brokers[1:] * 3)
-        eventually(lambda: all(finished(broker, "t") for broker in brokers[1:]), "the others go on", 20)
+        eventually(lambda: all(finished(broker, "t", "nsq_to_file") for broker in brokers[1:]), "the others go on", 20)
         lookupds[0].start()
         brokers[0].start()
         eventually(lambda: listed(lookupds[1], brokers[0]), "registered again", 20)
@@ -329,7 +323,7 @@ def a_cluster_whose_parts_come_and_go_loses_nothing(context: Context) -> None:
         send(brokers * 3)
         eventually(lambda: (brokers[0].channel("t", "nsq_to_file") or {}).get("clients"), "found again", 20)
         took = time.monotonic() - since
-        eventually(lambda: all(finished(broker, "t") for broker in brokers), "all written", 20)
+        eventually(lambda: all(finished(broker, "t", "nsq_to_file") for broker in brokers), "all written", 20)
         equal(tool.stop(), 0, "exit status")
     # One poll may go to the nsqlookupd that does not know it yet; a busy machine gets some more.
     assert took < 5 * interval_s, f"found again after {took:.1f} s"

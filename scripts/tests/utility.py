@@ -122,6 +122,12 @@ def publish(broker: Broker, topic: str, *bodies: bytes) -> None:
         assert reply.status == 200, reply
 
 
+def finished(broker: Broker, topic: str, channel: str) -> bool:
+    """Whether there is the channel, and everything that it was given has been finished."""
+    found = broker.channel(topic, channel)
+    return found is not None and all(found[key] == 0 for key in ("depth", "in_flight_count", "deferred_count"))
+
+
 def take(broker: Broker, topic: str, channel: str, count: int, patience: float = PATIENCE_S) -> List[bytes]:
     """Subscribes and finishes that many messages; their bodies in order of arrival."""
     bodies = []
