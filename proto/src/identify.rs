@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::ProtoError;
+use crate::{ProtoError, json_text};
 
 pub use client::{ClientIdentity, ServerFeatures};
 
@@ -78,9 +78,8 @@ impl IdentifyRequest {
     /// # Errors
     /// `E_BAD_BODY IDENTIFY …`.
     pub fn parse(body: &[u8], limits: &IdentifyLimits) -> Result<Self, ProtoError> {
-        let text = json::mended(body);
         let fields: Fields =
-            serde_json::from_str(&text).map_err(|_| ProtoError::identify_json())?;
+            serde_json::from_str(&json_text(body)).map_err(|_| ProtoError::identify_json())?;
         let heartbeat_interval = heartbeat_interval(fields.heartbeat_interval, limits)?;
         let (output_buffer_size, output_buffer_timeout) = output_buffer(&fields, limits)?;
         let sample_rate = sample_rate(fields.sample_rate)?;

@@ -8,6 +8,7 @@ mod delivery;
 mod error;
 mod frame;
 mod identify;
+mod json;
 mod limits;
 mod name;
 mod quote;
@@ -27,6 +28,7 @@ pub use frame::{
 pub use identify::{
     ClientIdentity, IdentifyLimits, IdentifyReply, IdentifyRequest, ServerFeatures,
 };
+pub use json::json_text;
 pub use limits::Limits;
 pub use name::{ChannelName, NameError, TopicName};
 pub use request::{

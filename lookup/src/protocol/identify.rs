@@ -1,6 +1,7 @@
 //! The body of IDENTIFY, read as Go reads it: keys in any case, unknown ones skipped, `null` leaves a
 //! field as it is, numbers of another kind are an error.
 
+use nsq_proto::json_text;
 use serde_json::{Map, Value};
 
 use super::ProtocolError;
@@ -27,9 +28,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Announcement, ProtocolError> {
 }
 
 fn read(body: &[u8]) -> Result<Announcement, String> {
-    // Go's decoder replaces what is not UTF-8 inside strings; outside of them it stays an error.
-    let text = String::from_utf8_lossy(body);
-    let fields = match serde_json::from_str(&text) {
+    let fields = match serde_json::from_str(&json_text(body)) {
         Ok(Value::Object(fields)) => fields,
         Ok(Value::Null) => Map::new(),
         Ok(_) => return Err("not an object".to_owned()),

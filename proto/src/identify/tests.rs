@@ -140,6 +140,8 @@ fn letters_that_fold_to_those_of_a_key_are_those() {
 fn bytes_that_are_not_utf8_are_replaced_inside_strings_only() {
     let request = IdentifyRequest::parse(b"{\"client_id\":\"a\xffb\"}", &limits()).unwrap();
     assert_eq!(request.client_id, "a\u{fffd}b");
+    let half = IdentifyRequest::parse(br#"{"client_id":"a\ud800b"}"#, &limits()).unwrap();
+    assert_eq!(half.client_id, "a\u{fffd}b");
     let outside = IdentifyRequest::parse(b"{\xff}", &limits()).unwrap_err();
     assert_eq!(outside.to_string(), NOT_JSON);
 }
