@@ -27,7 +27,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::format::{crc32c, get_u32, get_u64};
+use crate::format::{EPOCH_MAX, NUMBER_MAX, crc32c, get_u32, get_u64};
 
 const MAGIC: [u8; 4] = *b"RQJ1";
 const VERSION: u8 = 1;
@@ -187,8 +187,15 @@ impl<'a> Payload<'a> {
         self.bytes(4).map(|bytes| get_u32(bytes, 0))
     }
 
-    fn u64(&mut self) -> Option<u64> {
-        self.bytes(8).map(|bytes| get_u64(bytes, 0))
+    /// A sequence, an offset, a name.
+    fn number(&mut self) -> Option<u64> {
+        self.bytes(8)
+            .map(|bytes| get_u64(bytes, 0))
+            .filter(|&number| number < NUMBER_MAX)
+    }
+
+    fn epoch(&mut self) -> Option<u32> {
+        self.u32().filter(|&epoch| epoch < EPOCH_MAX)
     }
 
     fn len(&mut self) -> Option<usize> {
@@ -215,33 +222,35 @@ fn decode(bytes: &[u8]) -> Option<(Contents, Vec<Entry>, usize)> {
     let mut payload = Payload(&record[HEADER_LEN..]);
     let hint = payload.list(|item| {
         Some(Hint {
-            segment: item.u64()?,
-            segment_first: item.u64()?,
-            offset: item.u64()?,
-            sequence: item.u64()?,
-            head: item.u64()?,
-            durable: item.u64()?,
-            epoch: u32::try_from(item.u64()?).ok()?,
+            segment: item.number()?,
+            segment_first: item.number()?,
+            offset: item.number()?,
+            sequence: item.number()?,
+            head: item.number()?,
+            durable: item.number()?,
+            epoch: u32::try_from(item.number()?)
+                .ok()
+                .filter(|&epoch| epoch < EPOCH_MAX)?,
         })
     })?;
     let floors = payload.list(|item| {
         Some(Floor {
-            segment: item.u64()?,
-            offset: item.u64()?,
-            end: item.u64()?,
-            epoch: item.u32()?,
+            segment: item.number()?,
+            offset: item.number()?,
+            end: item.number()?,
+            epoch: item.epoch()?,
         })
     })?;
-    let epochs = payload.list(|item| Some((item.u64()?, item.u32()?)))?;
+    let epochs = payload.list(|item| Some((item.number()?, item.epoch()?)))?;
     let sealed = payload.list(|item| {
         Some(Sealed {
-            name: item.u64()?,
-            first: item.u64()?,
-            end: item.u64()?,
-            used: item.u64()?,
+            name: item.number()?,
+            first: item.number()?,
+            end: item.number()?,
+            used: item.number()?,
         })
     })?;
-    let freed = payload.list(Payload::u64)?;
+    let freed = payload.list(Payload::number)?;
     let entries = payload.list(|item| {
         let (key_len, value_len) = (item.len()?, item.len()?);
         Some((
@@ -249,10 +258,14 @@ fn decode(bytes: &[u8]) -> Option<(Contents, Vec<Entry>, usize)> {
             item.bytes(value_len)?.to_vec(),
         ))
     })?;
+    let (number, epoch) = (get_u64(header, AT_NUMBER), get_u32(header, AT_EPOCH));
+    if number >= NUMBER_MAX || epoch >= EPOCH_MAX {
+        return None;
+    }
     let contents = Contents {
         is_full: header[AT_KIND] == 1,
-        number: get_u64(header, AT_NUMBER),
-        epoch: get_u32(header, AT_EPOCH),
+        number,
+        epoch,
         tag: get_u64(header, AT_TAG),
         hint: hint.first().copied(),
         floors,

@@ -46,6 +46,11 @@ pub(crate) const ENTRY_LEN: usize = 8;
 const EXTENSION_LEN: usize = 16;
 /// Far above what extensions need; a bound for the reader.
 const HEADER_LEN_MAX: usize = 4096;
+/// Sequences, offsets and the like are below this. No log comes near (ids have 50 bits for a
+/// sequence), and what is reckoned with them cannot overflow.
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
+/// The same for epochs, for which ids have 20 bits.
+pub(crate) const EPOCH_MAX: u32 = 1 << 31;
 /// Extension types from here on must be understood to read the batch.
 pub(crate) const REQUIRED_TYPES: u16 = 0x8000;
 /// When the records are due, Unix ms.
@@ -273,6 +278,12 @@ pub(crate) fn parse(bytes: &[u8]) -> Parsed {
     decode_checked(head, header_len, total_len)
 }
 
+/// First sequence, epoch and tag that a header claims, before its checksum is looked at.
+pub(crate) fn claims(fixed: &[u8]) -> (u64, u32, u64) {
+    let first = get_u64(fixed, AT_FIRST);
+    (first, get_u32(fixed, AT_EPOCH), get_u64(fixed, AT_TAG))
+}
+
 /// Reads a header whose checksum is right.
 fn decode_checked(head: &[u8], header_len: usize, total_len: u32) -> Parsed {
     let table = &head[header_len..];
@@ -281,9 +292,10 @@ fn decode_checked(head: &[u8], header_len: usize, total_len: u32) -> Parsed {
         .map(|entry| u64::from(get_u32(entry, 0)))
         .sum();
     let first = get_u64(head, AT_FIRST);
-    let count = get_u32(head, AT_COUNT);
+    let epoch = get_u32(head, AT_EPOCH);
     if head.len() as u64 + frames != u64::from(total_len)
-        || first.checked_add(u64::from(count)).is_none()
+        || first >= NUMBER_MAX
+        || epoch >= EPOCH_MAX
     {
         return Parsed::Invalid;
     }
@@ -291,8 +303,8 @@ fn decode_checked(head: &[u8], header_len: usize, total_len: u32) -> Parsed {
         header_len: u32::try_from(header_len).expect("checked against the maximum"),
         total_len,
         first,
-        epoch: get_u32(head, AT_EPOCH),
-        count,
+        epoch,
+        count: get_u32(head, AT_COUNT),
         tag: get_u64(head, AT_TAG),
         due_ms: 0,
         previous: None,

@@ -221,7 +221,8 @@ impl<'a> Recovery<'a> {
             .folded
             .sealed
             .get(&name)
-            .filter(|known| known.used <= format::aligned(len))?;
+            .filter(|known| known.used <= format::aligned(len))
+            .filter(|known| known.first >= self.expectation.next)?;
         is_before_hint.then(|| Segment {
             first: known.first,
             end: known.end,
@@ -266,7 +267,8 @@ impl<'a> Recovery<'a> {
             .filter(|hint| name == hint.segment)
             .map_or(0, |hint| hint.offset);
         if let (Some(hint), 1..) = (hint, start) {
-            segment.first = hint.segment_first;
+            let bound = self.segments.list.back().map_or(0, |before| before.end);
+            segment.first = hint.segment_first.max(bound);
             segment.note(hint.sequence, start);
         }
         let sealed_end = self.folded.sealed.get(&name).map(|known| known.end);

@@ -39,9 +39,21 @@ pub(crate) struct Expectation {
 
 impl Expectation {
     pub(crate) fn accepts(&self, header: &Header) -> bool {
-        self.tag.is_none_or(|tag| tag == header.tag)
-            && header.first >= self.next.max(self.name)
-            && header.epoch >= self.epoch
+        self.fits(header.first, header.epoch, header.tag)
+    }
+
+    fn fits(&self, first: u64, epoch: u32, tag: u64) -> bool {
+        self.tag.is_none_or(|known| known == tag)
+            && first >= self.next.max(self.name)
+            && epoch >= self.epoch
+    }
+
+    /// Whether a batch may begin here that would be accepted, as far as its first bytes tell. Sums
+    /// over long tables are only made where that is so: bodies may be full of things that look like
+    /// headers, and would have everything behind each of them summed up.
+    fn may_accept(&self, fixed: &[u8]) -> bool {
+        let (first, epoch, tag) = format::claims(fixed);
+        fixed.starts_with(&format::MAGIC) && self.fits(first, epoch, tag)
     }
 
     /// Moves past an accepted batch.
@@ -56,7 +68,7 @@ impl Expectation {
     pub(crate) fn search(&self, bytes: &[u8], reach: u64) -> Search {
         let mut at = 0;
         while at + format::FIXED_LEN <= bytes.len() {
-            if bytes[at..at + 4] == format::MAGIC {
+            if self.may_accept(&bytes[at..at + format::FIXED_LEN]) {
                 match format::parse(&bytes[at..]) {
                     Parsed::Batch(header)
                         if self.accepts(&header)
@@ -282,11 +294,12 @@ pub(crate) fn path_of(dir: &Path, name: u64) -> PathBuf {
     dir.join(format!("{name:020}.log"))
 }
 
-/// The inverse of [`path_of`] for a bare file name.
+/// The inverse of [`path_of`] for a bare file name; no segment has a name so high that sums overflow.
 pub(crate) fn parse_file_name(file_name: &str) -> Option<u64> {
     let digits = file_name.strip_suffix(".log")?;
     let is_ours = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if is_ours { digits.parse().ok() } else { None }
+    let name = digits.parse().ok().filter(|_| is_ours)?;
+    (name < format::NUMBER_MAX).then_some(name)
 }
 
 #[cfg(test)]
@@ -295,15 +308,48 @@ mod tests {
 
     #[test]
     fn file_names_survive_the_round_trip() {
-        for name in [0, 7, u64::MAX] {
+        for name in [0, 7, format::NUMBER_MAX - 1] {
             let path = path_of(Path::new("t%d"), name);
             assert_eq!(path.parent(), Some(Path::new("t%d")));
             let file_name = path.file_name().and_then(|name| name.to_str()).unwrap();
             assert_eq!(parse_file_name(file_name), Some(name));
         }
-        for other in ["checkpoint.log", "7.log", "0000000000000000000x.log", "x"] {
+        for other in [
+            "checkpoint.log",
+            "7.log",
+            "0000000000000000000x.log",
+            "x",
+            "18446744073709551615.log",
+        ] {
             assert_eq!(parse_file_name(other), None);
         }
+    }
+
+    #[test]
+    fn forged_headers_are_passed_without_reading_what_they_claim_to_cover() {
+        let mut forged = vec![0; format::FIXED_LEN];
+        forged[..4].copy_from_slice(&format::MAGIC);
+        // A header of 48 bytes and a table of 8 MiB, of a log with another tag.
+        forged[10] = 48;
+        forged[12..16].copy_from_slice(&(16_u32 << 20).to_le_bytes());
+        forged[28..32].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+        let bytes = forged.repeat(10);
+        let mut expectation = Expectation {
+            tag: Some(1),
+            name: 0,
+            next: 0,
+            epoch: 0,
+        };
+        let passed = Search::More {
+            at: bytes.len() - format::FIXED_LEN + 8,
+            need: format::FIXED_LEN,
+        };
+        assert_eq!(expectation.search(&bytes, u64::MAX), passed);
+        expectation.tag = None;
+        let Search::More { at: 0, need } = expectation.search(&bytes, u64::MAX) else {
+            panic!("with the tag unknown it may be one");
+        };
+        assert_eq!(need, 48 + (8 << 20));
     }
 
     #[test]
