@@ -127,7 +127,8 @@ impl Catalogue {
         Self::parse(&text).map_err(|reason| CatalogueError::Parse { path, reason })
     }
 
-    fn parse(text: &[u8]) -> Result<(Self, Vec<String>), String> {
+    /// The file's contents, and warnings about names that were skipped.
+    pub(crate) fn parse(text: &[u8]) -> Result<(Self, Vec<String>), String> {
         if text.iter().all(u8::is_ascii_whitespace) {
             return Err("unexpected end of JSON input".to_owned());
         }

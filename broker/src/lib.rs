@@ -10,6 +10,8 @@ pub mod clock;
 pub mod config;
 mod conn;
 mod control;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod gateway;
 mod go_regex;
 mod grants;

@@ -19,6 +19,8 @@ pub mod boot;
 mod clock;
 mod config;
 mod directory;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod http;
 pub mod json;
 mod listen;

@@ -7,6 +7,8 @@ mod command;
 mod delivery;
 mod error;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod identify;
 mod json;
 mod limits;

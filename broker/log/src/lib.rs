@@ -29,6 +29,8 @@ mod checkpoint;
 mod disk;
 mod error;
 mod format;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod journal;
 mod log;
 mod ops;

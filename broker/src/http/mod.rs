@@ -23,8 +23,8 @@ mod secure;
 mod stats;
 mod stats_json;
 mod stats_text;
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod tests;
 
 use std::cell::Cell;
 use std::convert::Infallible;

@@ -43,5 +43,7 @@ mod producer;
 pub use config::{BackoffStrategy, Config, ConfigError, TlsOptions};
 pub use consumer::{Builder, Consumer, ConsumerStats, Message, MessageId};
 pub use error::{ConnectError, NsqdError, PublishError, StartError, StopError};
+#[cfg(any(test, fuzzing))]
+pub use link::fuzz;
 pub use log::{Log, LogLevel};
 pub use producer::{Batch, Producer, Receipt};

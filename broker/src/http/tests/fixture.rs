@@ -18,17 +18,17 @@ use crate::gateway::{
 use crate::http::stats::{Memory, Report};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Publish {
+pub(crate) struct Publish {
     pub(super) topic: String,
     pub(super) delay: Duration,
     pub(super) bodies: Vec<String>,
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(crate) struct State {
     pub(super) info: BrokerInfo,
-    pub(super) published: RefCell<Vec<Publish>>,
-    pub(super) changes: RefCell<Vec<AdminRequest>>,
+    pub(crate) published: RefCell<Vec<Publish>>,
+    pub(crate) changes: RefCell<Vec<AdminRequest>>,
     pub(super) filters: RefCell<Vec<StatsFilter>>,
     pub(super) stats: RefCell<BrokerStats>,
     pub(super) access: RefCell<Vec<String>>,
@@ -49,10 +49,10 @@ pub(super) struct State {
 
 /// Clones share what they record.
 #[derive(Debug, Clone)]
-pub(super) struct FakeBroker(pub(super) Rc<State>);
+pub(crate) struct FakeBroker(pub(crate) Rc<State>);
 
 impl FakeBroker {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Rc::new(State {
             info: info(),
             published: RefCell::default(),
@@ -105,10 +105,16 @@ impl Broker for FakeBroker {
         if self.0.is_exiting.get() {
             return Err(PublishFailure("exiting".to_owned()));
         }
-        let bodies = bodies
-            .iter()
-            .map(|body| String::from_utf8(body.to_vec()).unwrap())
-            .collect();
+        let limits = self.info();
+        let sizes = bodies.iter().map(|body| body.len() as u64);
+        assert!(
+            sizes
+                .clone()
+                .all(|size| (1..=limits.max_msg_size).contains(&size))
+        );
+        assert!(sizes.sum::<u64>() <= limits.max_body_size);
+        let text = |body: &Bytes| String::from_utf8_lossy(body).into_owned();
+        let bodies = bodies.iter().map(text).collect();
         let topic = topic.to_string();
         self.0.published.borrow_mut().push(Publish {
             topic,
@@ -275,7 +281,7 @@ fn topic(
     channels: Vec<ChannelEntry>,
 ) -> TopicEntry {
     let stats = TopicStats {
-        name: TopicName::parse(name.as_bytes()).unwrap(),
+        name: TopicName::parse(name.as_bytes()).expect("a legal name"),
         depth,
         backend_depth: 0,
         message_count,
@@ -298,7 +304,7 @@ fn channel(
     client: ClientStats,
 ) -> ChannelEntry {
     let stats = ChannelStats {
-        name: ChannelName::parse(name.as_bytes()).unwrap(),
+        name: ChannelName::parse(name.as_bytes()).expect("a legal name"),
         depth,
         backend_depth: 0,
         in_flight_count,

@@ -81,14 +81,14 @@ impl Write for ServerStream {
 }
 
 /// The client's end, with the door behind it.
-pub(super) struct Client {
+pub(crate) struct Client {
     wire: Rc<RefCell<Wire>>,
     is_told: Rc<Cell<bool>>,
     door: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
 impl Client {
-    pub(super) fn connect(broker: &FakeBroker) -> Self {
+    pub(crate) fn connect(broker: &FakeBroker) -> Self {
         let wire = Rc::new(RefCell::new(Wire::default()));
         let stream = ServerStream(Rc::clone(&wire));
         let remote = "127.0.0.1:9".to_owned();
@@ -119,18 +119,33 @@ impl Client {
 
     /// Sends, and returns everything that comes back.
     pub(super) fn exchange(&mut self, bytes: impl AsRef<[u8]>) -> String {
-        self.wire.borrow_mut().to_server.extend(bytes.as_ref());
-        self.receive()
+        String::from_utf8(self.exchange_bytes(bytes.as_ref())).expect("text")
+    }
+
+    /// The same, for answers that need not be text.
+    pub(crate) fn exchange_bytes(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.wire.borrow_mut().to_server.extend(bytes);
+        self.receive_bytes()
+    }
+
+    /// Closes this side.
+    pub(crate) fn close(&mut self) {
+        self.wire.borrow_mut().is_client_closed = true;
     }
 
     /// Sends and closes this side.
     pub(super) fn exchange_and_close(&mut self, bytes: impl AsRef<[u8]>) -> String {
-        self.wire.borrow_mut().is_client_closed = true;
+        self.close();
         self.exchange(bytes)
     }
 
     /// Lets the door run until it waits, and returns what it wrote.
     pub(super) fn receive(&mut self) -> String {
+        String::from_utf8(self.receive_bytes()).expect("text")
+    }
+
+    /// The same, for answers that need not be text.
+    pub(crate) fn receive_bytes(&mut self) -> Vec<u8> {
         let mut idle = 0;
         while idle < IDLE_POLLS {
             let before = self.progress();
@@ -148,8 +163,7 @@ impl Client {
                 0
             };
         }
-        let bytes = std::mem::take(&mut self.wire.borrow_mut().to_client);
-        String::from_utf8(bytes).unwrap()
+        std::mem::take(&mut self.wire.borrow_mut().to_client)
     }
 
     fn progress(&self) -> (usize, usize) {
@@ -163,7 +177,7 @@ impl Client {
     }
 
     /// The door is done with the connection.
-    pub(super) fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.door.is_none()
     }
 }
@@ -185,7 +199,7 @@ impl Answer {
             .split_once("\r\n\r\n")
             .unwrap_or_else(|| panic!("{text:?}"));
         let mut lines = head.split("\r\n").map(str::to_owned);
-        let status = lines.next().unwrap();
+        let status = lines.next().expect("a status line");
         let status = status
             .strip_prefix("HTTP/1.1 ")
             .unwrap_or_else(|| panic!("{status}"));
@@ -199,7 +213,7 @@ impl Answer {
         let length = length
             .unwrap_or_else(|| panic!("{head}"))
             .parse::<usize>()
-            .unwrap();
+            .expect("a number");
         let status = status.to_owned();
         // An answer to HEAD announces a body that does not come.
         let (body, rest) = rest.split_at_checked(length).unwrap_or(("", rest));

@@ -10,6 +10,8 @@
 mod codec;
 mod dial;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod handshake;
 mod inbound;
 mod outbound;
