@@ -184,6 +184,26 @@ def disabled_flush_timer_does_not_hold_messages(context: Context) -> None:
 
 
 @case("consumer")
+def no_output_buffer_holds_a_message(context: Context) -> None:
+    """However large a client asks for it. The reference promises so only for a connection without a buffer."""
+    asked = [dict(output_buffer_size=-1), dict(output_buffer_size=-1, output_buffer_timeout=-1)]
+    asked += [
+        dict(output_buffer_size=size, output_buffer_timeout=timeout)
+        for size in ((64, 65536) if context.ours else ())
+        for timeout in (-1, 25, 30000)
+    ]
+    broker = context.shared_broker()
+    for number, fields in enumerate(asked):
+        topic = f"buffered{number}"
+        with broker.connect() as c, broker.connect() as p:
+            c.identify(**fields)
+            c.subscribe(topic, "ch", 100)
+            for body in (b"one", b"two"):
+                p.publish(topic, body)
+                equal(c.message(1.0).body, body, f"body with {fields}")
+
+
+@case("consumer")
 def sampling_discards_the_rest(context: Context) -> None:
     """About S percent arrive, nothing stays behind."""
     broker = context.shared_broker()

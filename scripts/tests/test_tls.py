@@ -270,7 +270,8 @@ def many_handshakes_at_once_all_come_to_an_end(context: Context) -> None:
             assert received, f"the stream ended after {answer!r}"
             incoming.write(received)
             try:
-                answer += layer.read(1 << 16)
+                while not answer.endswith(b"OK"):
+                    answer += layer.read(1 << 16)
             except ssl.SSLWantReadError:
                 pass
         connection.close()
@@ -435,6 +436,20 @@ def compressions_alone_and_refused(context: Context) -> None:
         reply = connection.identify(snappy=True, deflate=True)
         equal((reply["snappy"], reply["deflate"]), (False, False), "switched off")
         connection.publish("plain", b"x")
+
+
+@case("tls")
+def deflate_levels_are_cut_to_the_limits(context: Context) -> None:
+    """What cannot be is no error: nothing, zero and less mean the usual level, and more than the limit the limit."""
+    for limit, granted in ((6, {1: 1, 6: 6, 7: 6, 255: 6, 256: 6, 2**63 - 1: 6, 0: 6, -1: 6, -(2**63): 6, None: 6}),
+                           (9, {9: 9, 10: 9, 257: 9, 0: 6, None: 6}), (1, {0: 1, 9: 1, -1: 1})):  # fmt: skip
+        broker = context.broker(f"--max-deflate-level={limit}")
+        for level, expected in granted.items():
+            with connect(broker) as connection:
+                reply = connection.upgrade(deflate=True, deflate_level=level)
+                equal((reply["deflate"], reply["deflate_level"]), (True, expected), f"level {level} of {limit}")
+                equal(reply["max_deflate_level"], limit, "limit")
+                connection.publish("level", b"through the layer")
 
 
 @case("tls")
