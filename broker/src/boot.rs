@@ -334,7 +334,7 @@ fn share(
     let listening = named
         .into_iter()
         .filter_map(|(name, door)| Some((name, &door.as_ref()?.address)))
-        .map(|(name, address)| format!("{name}: listening on {address}"))
+        .map(|(name, address)| (name, address.to_string()))
         .collect();
     Arc::new(Shared {
         settings: settings::settings(config, doors.https_port()),

@@ -275,6 +275,8 @@ pub trait Broker: Clone + 'static {
 
     /// A line for the access log, at INFO.
     fn log_access(&self, line: std::fmt::Arguments<'_>);
+    /// A line at ERROR.
+    fn log_error(&self, line: std::fmt::Arguments<'_>);
     /// A line at WARNING.
     fn log_warning(&self, line: std::fmt::Arguments<'_>);
 }

@@ -220,7 +220,7 @@ pub(crate) struct Shared {
     /// Some nsqlookupd is configured: new topics wait for its channels.
     pub(crate) lookup_peers: AtomicBool,
     /// What to log when the doors open.
-    pub(crate) listening: Vec<String>,
+    pub(crate) listening: Vec<(&'static str, String)>,
     /// Which shards have no room for publishes.
     pub(crate) congestion: Congestion,
     /// The shards' mailboxes, by shard; set once all shards have made theirs.

@@ -106,6 +106,8 @@ pub struct ProtoError {
     pub code: ErrorCode,
     /// The rest of the line.
     pub detail: Vec<u8>,
+    /// Why, for the log alone.
+    pub cause: Option<Box<str>>,
 }
 
 impl fmt::Display for ProtoError {
@@ -130,6 +132,22 @@ impl ProtoError {
         Self {
             code,
             detail: detail.into(),
+            cause: None,
+        }
+    }
+
+    #[cold]
+    fn because(mut self, cause: &str) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    /// As the log shows it: with its cause, if there is one.
+    #[must_use]
+    pub fn with_cause(&self) -> String {
+        match &self.cause {
+            Some(cause) => format!("{self} - {cause}"),
+            None => self.to_string(),
         }
     }
 
@@ -227,7 +245,8 @@ impl ProtoError {
     #[cold]
     pub(crate) fn not_a_number(verb: &str, noun: &str, param: &[u8]) -> Self {
         let text = format!("{verb} could not parse {noun} ");
-        Self::new(ErrorCode::Invalid, [text.as_bytes(), param].concat())
+        let detail = [text.as_bytes(), param].concat();
+        Self::new(ErrorCode::Invalid, detail).because("failed to convert to Base10")
     }
 
     #[cold]
@@ -243,16 +262,15 @@ impl ProtoError {
 impl ProtoError {
     /// The body is not a JSON object with fields of the right types.
     #[cold]
-    pub(crate) fn identify_json() -> Self {
+    pub(crate) fn identify_json(cause: &serde_json::Error) -> Self {
         Self::new(ErrorCode::BadBody, "IDENTIFY failed to decode JSON body")
+            .because(&cause.to_string())
     }
 
     #[cold]
     pub(crate) fn identify_range(field: &str, value: i64) -> Self {
-        Self::new(
-            ErrorCode::BadBody,
-            format!("IDENTIFY {field} ({value}) is invalid"),
-        )
+        let cause = format!("{field} ({value}) is invalid");
+        Self::new(ErrorCode::BadBody, format!("IDENTIFY {cause}")).because(&cause)
     }
 
     /// Both compressions would be granted.
@@ -273,6 +291,7 @@ impl ProtoError {
             ErrorCode::IdentifyFailed,
             format!("IDENTIFY failed {reason}"),
         )
+        .because(reason)
     }
 
     /// A second AUTH on the connection.
@@ -335,7 +354,7 @@ impl ProtoError {
     #[cold]
     #[must_use]
     pub fn sub_failed(reason: &str) -> Self {
-        Self::new(ErrorCode::SubFailed, format!("SUB failed {reason}"))
+        Self::new(ErrorCode::SubFailed, format!("SUB failed {reason}")).because(reason)
     }
 
     /// SUB was refused because the channel has its `--max-channel-consumers`.
@@ -351,21 +370,21 @@ impl ProtoError {
     #[cold]
     #[must_use]
     pub fn pub_failed(reason: &str) -> Self {
-        Self::new(ErrorCode::PubFailed, format!("PUB failed {reason}"))
+        Self::new(ErrorCode::PubFailed, format!("PUB failed {reason}")).because(reason)
     }
 
     /// MPUB was refused, e.g. `exiting`.
     #[cold]
     #[must_use]
     pub fn mpub_failed(reason: &str) -> Self {
-        Self::new(ErrorCode::MpubFailed, format!("MPUB failed {reason}"))
+        Self::new(ErrorCode::MpubFailed, format!("MPUB failed {reason}")).because(reason)
     }
 
     /// DPUB was refused, e.g. `exiting`.
     #[cold]
     #[must_use]
     pub fn dpub_failed(reason: &str) -> Self {
-        Self::new(ErrorCode::DpubFailed, format!("DPUB failed {reason}"))
+        Self::new(ErrorCode::DpubFailed, format!("DPUB failed {reason}")).because(reason)
     }
 
     /// FIN of a message that is not this connection's: `ID not in flight` or
@@ -374,7 +393,7 @@ impl ProtoError {
     #[must_use]
     pub fn fin_failed(id: &[u8; 16], reason: &str) -> Self {
         let detail = [b"FIN ", &id[..], b" failed ", reason.as_bytes()].concat();
-        Self::new(ErrorCode::FinFailed, detail)
+        Self::new(ErrorCode::FinFailed, detail).because(reason)
     }
 
     /// REQ of such a message; also `exiting` and `ID already deferred`.
@@ -382,7 +401,7 @@ impl ProtoError {
     #[must_use]
     pub fn req_failed(id: &[u8; 16], reason: &str) -> Self {
         let detail = [b"REQ ", &id[..], b" failed ", reason.as_bytes()].concat();
-        Self::new(ErrorCode::ReqFailed, detail)
+        Self::new(ErrorCode::ReqFailed, detail).because(reason)
     }
 
     /// TOUCH of such a message, reasons as for FIN.
@@ -390,7 +409,7 @@ impl ProtoError {
     #[must_use]
     pub fn touch_failed(id: &[u8; 16], reason: &str) -> Self {
         let detail = [b"TOUCH ", &id[..], b" failed ", reason.as_bytes()].concat();
-        Self::new(ErrorCode::TouchFailed, detail)
+        Self::new(ErrorCode::TouchFailed, detail).because(reason)
     }
 }
 

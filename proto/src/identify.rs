@@ -78,28 +78,44 @@ impl IdentifyRequest {
     /// # Errors
     /// `E_BAD_BODY IDENTIFY …`.
     pub fn parse(body: &[u8], limits: &IdentifyLimits) -> Result<Self, ProtoError> {
-        let fields: Fields =
-            serde_json::from_str(&json_text(body)).map_err(|_| ProtoError::identify_json())?;
-        let heartbeat_interval = heartbeat_interval(fields.heartbeat_interval, limits)?;
-        let (output_buffer_size, output_buffer_timeout) = output_buffer(&fields, limits)?;
-        let sample_rate = sample_rate(fields.sample_rate)?;
-        let msg_timeout = msg_timeout(fields.msg_timeout, limits)?;
-        Ok(Self {
-            feature_negotiation: fields.feature_negotiation,
+        IdentifyBody::parse(body)?.check(limits)
+    }
+}
+
+impl IdentifyBody {
+    /// Reads the JSON.
+    ///
+    /// # Errors
+    /// `E_BAD_BODY IDENTIFY failed to decode JSON body`.
+    pub fn parse(body: &[u8]) -> Result<Self, ProtoError> {
+        serde_json::from_str(&json_text(body)).map_err(|error| ProtoError::identify_json(&error))
+    }
+
+    /// Validates the fields in the order of spec §2.6.
+    ///
+    /// # Errors
+    /// `E_BAD_BODY IDENTIFY <field> (<value>) is invalid`.
+    pub fn check(self, limits: &IdentifyLimits) -> Result<IdentifyRequest, ProtoError> {
+        let heartbeat_interval = heartbeat_interval(self.heartbeat_interval, limits)?;
+        let (output_buffer_size, output_buffer_timeout) = output_buffer(&self, limits)?;
+        let sample_rate = sample_rate(self.sample_rate)?;
+        let msg_timeout = msg_timeout(self.msg_timeout, limits)?;
+        Ok(IdentifyRequest {
+            feature_negotiation: self.feature_negotiation,
             heartbeat_interval,
             output_buffer_timeout,
             output_buffer_size,
-            tls_v1: fields.tls_v1,
-            deflate: fields.deflate,
-            deflate_level: deflate_level(&fields, limits),
-            snappy: fields.snappy,
+            tls_v1: self.tls_v1,
+            deflate: self.deflate,
+            deflate_level: deflate_level(&self, limits),
+            snappy: self.snappy,
             sample_rate,
             msg_timeout,
-            client_id: fields.client_id,
-            hostname: fields.hostname,
-            user_agent: fields.user_agent,
-            topology_region: fields.topology_region,
-            topology_zone: fields.topology_zone,
+            client_id: self.client_id,
+            hostname: self.hostname,
+            user_agent: self.user_agent,
+            topology_region: self.topology_region,
+            topology_zone: self.topology_zone,
         })
     }
 }
@@ -134,8 +150,8 @@ impl IdentifyReply<'_> {
 }
 
 /// The body as sent; absent and zero are the same, as in Go.
-#[derive(Default)]
-struct Fields {
+#[derive(Debug, Default)]
+pub struct IdentifyBody {
     client_id: String,
     hostname: String,
     user_agent: String,
@@ -153,7 +169,35 @@ struct Fields {
     topology_zone: String,
 }
 
-impl Fields {
+/// In the words of the reference's log, so that what operators search for is found.
+impl fmt::Display for IdentifyBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{{ClientID:{} Hostname:{} HeartbeatInterval:{} OutputBufferSize:{} \
+             OutputBufferTimeout:{} FeatureNegotiation:{} TLSv1:{} Deflate:{} DeflateLevel:{} \
+             Snappy:{} SampleRate:{} UserAgent:{} MsgTimeout:{} TopologyRegion:{} \
+             TopologyZone:{}}}",
+            self.client_id,
+            self.hostname,
+            self.heartbeat_interval,
+            self.output_buffer_size,
+            self.output_buffer_timeout,
+            self.feature_negotiation,
+            self.tls_v1,
+            self.deflate,
+            self.deflate_level,
+            self.snappy,
+            self.sample_rate,
+            self.user_agent,
+            self.msg_timeout,
+            self.topology_region,
+            self.topology_zone,
+        )
+    }
+}
+
+impl IdentifyBody {
     /// Reads the value of `key` into its field; a key of no field is skipped.
     fn read<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         // The long s is the only letter beyond ASCII that in another case is one of a key's.
@@ -178,29 +222,29 @@ impl Fields {
     }
 }
 
-impl<'de> Deserialize<'de> for Fields {
+impl<'de> Deserialize<'de> for IdentifyBody {
     /// Written by hand for what a derive cannot do: keys in any case, duplicates where the last one
     /// wins, and a body that is `null`.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(FieldsVisitor)
+        deserializer.deserialize_any(BodyVisitor)
     }
 }
 
-struct FieldsVisitor;
+struct BodyVisitor;
 
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields;
+impl<'de> Visitor<'de> for BodyVisitor {
+    type Value = IdentifyBody;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object or null")
     }
 
-    fn visit_unit<E>(self) -> Result<Fields, E> {
-        Ok(Fields::default())
+    fn visit_unit<E>(self) -> Result<IdentifyBody, E> {
+        Ok(IdentifyBody::default())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-        let mut fields = Fields::default();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<IdentifyBody, A::Error> {
+        let mut fields = IdentifyBody::default();
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             fields.read(&key, &mut map)?;
         }
@@ -228,7 +272,10 @@ fn heartbeat_interval(value: i64, limits: &IdentifyLimits) -> Result<Option<Dura
 }
 
 /// Size and timeout; an unbuffered connection has nothing that could time out.
-fn output_buffer(fields: &Fields, limits: &IdentifyLimits) -> Result<(u64, Duration), ProtoError> {
+fn output_buffer(
+    fields: &IdentifyBody,
+    limits: &IdentifyLimits,
+) -> Result<(u64, Duration), ProtoError> {
     let (size, timeout) = (fields.output_buffer_size, fields.output_buffer_timeout);
     let (min, max) = (
         limits.min_output_buffer_timeout,
@@ -266,7 +313,7 @@ fn msg_timeout(value: i64, limits: &IdentifyLimits) -> Result<Duration, ProtoErr
 }
 
 /// Never an error: what is too high means the highest.
-fn deflate_level(fields: &Fields, limits: &IdentifyLimits) -> u8 {
+fn deflate_level(fields: &IdentifyBody, limits: &IdentifyLimits) -> u8 {
     let level = if fields.deflate && fields.deflate_level > 0 {
         u8::try_from(fields.deflate_level).unwrap_or(u8::MAX)
     } else {

@@ -28,7 +28,7 @@ pub use frame::{
     encode_error, encode_message_header, encode_response,
 };
 pub use identify::{
-    ClientIdentity, IdentifyLimits, IdentifyReply, IdentifyRequest, ServerFeatures,
+    ClientIdentity, IdentifyBody, IdentifyLimits, IdentifyReply, IdentifyRequest, ServerFeatures,
 };
 pub use json::json_text;
 pub use limits::Limits;

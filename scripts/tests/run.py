@@ -32,6 +32,7 @@ MODULES = (
     "test_http_stats",
     "test_config",
     "test_logs",
+    "test_log_lines",
     "test_latency",
     "test_profile",
     "test_unix",

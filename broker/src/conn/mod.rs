@@ -205,6 +205,10 @@ pub(crate) struct Connection {
     pub(crate) remote: String,
     pub(crate) connected: Now,
     pub(crate) phase: Phase,
+    /// It began with the magic of this protocol.
+    pub(crate) is_greeted: bool,
+    /// The fatal error that ends it, for the log.
+    pub(crate) failure: Option<Box<str>>,
     pub(crate) session: SessionState,
     pub(crate) hold: Hold,
     /// TLS and compression, if there are any.
@@ -238,6 +242,8 @@ impl Connection {
             remote,
             connected: now,
             phase: Phase::Magic,
+            is_greeted: false,
+            failure: None,
             session: SessionState::Init,
             hold: Hold::None,
             transport: Transport::default(),

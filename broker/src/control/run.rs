@@ -156,9 +156,7 @@ impl Control {
             return;
         }
         self.certificates.send(&self.shared);
-        for line in &self.shared.listening {
-            self.shared.logger.info(format_args!("{line}"));
-        }
+        self.log_doors("listening on");
         self.pushing = self.statsd.take().map(|pusher| tokio::spawn(pusher.run()));
         self.lookup
             .set_peers(std::mem::take(&mut self.lookup_peers));
@@ -186,8 +184,16 @@ impl Control {
         if !self.stopping {
             self.stopping = true;
             self.stop.send_replace(true);
+            self.log_doors("closing");
             self.shared.logger.info(format_args!("NSQ: closing topics"));
             self.tell_shards(|| ShardMessage::Stop);
+        }
+    }
+
+    fn log_doors(&self, what: &str) {
+        for (name, address) in &self.shared.listening {
+            let logger = &self.shared.logger;
+            logger.info(format_args!("{name}: {what} {address}"));
         }
     }
 

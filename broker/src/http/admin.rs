@@ -4,6 +4,7 @@
 
 use nsq_proto::{ChannelName, TopicName};
 
+use super::parse_query;
 use super::query::Query;
 use super::response::{self, ApiError, Response};
 use super::routes::Action;
@@ -16,7 +17,7 @@ pub(super) async fn change_topic<B: Broker>(
     action: Action,
     query: &str,
 ) -> Result<Response, ApiError> {
-    let query = Query::parse(query.as_bytes()).map_err(|_| ApiError::INVALID_REQUEST)?;
+    let query = parse_query(broker, query)?;
     let illegal = match action {
         Action::Create | Action::Empty => ApiError::INVALID_TOPIC,
         // These do not judge names: there simply is no topic of an illegal one.
@@ -48,7 +49,7 @@ pub(super) async fn change_channel<B: Broker>(
     action: Action,
     query: &str,
 ) -> Result<Response, ApiError> {
-    let query = Query::parse(query.as_bytes()).map_err(|_| ApiError::INVALID_REQUEST)?;
+    let query = parse_query(broker, query)?;
     let topic = topic(&query, ApiError::INVALID_ARG_TOPIC)?;
     let channel = query.get("channel").ok_or(ApiError::MISSING_ARG_CHANNEL)?;
     let channel = ChannelName::parse(&channel).map_err(|_| ApiError::INVALID_ARG_CHANNEL)?;

@@ -39,6 +39,7 @@ use http::{Method, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use nsq_cli::format_duration;
+use nsq_http::query::Query;
 use nsq_http::{query, response};
 use rustls::ServerConfig;
 
@@ -286,6 +287,14 @@ async fn ignore(body: &mut RequestBody) -> Result<(), ApiError> {
         Ok(()) | Err(BodyError::TooBig) => Ok(()),
         Err(BodyError::Broken) => Err(ApiError::INVALID_REQUEST),
     }
+}
+
+/// Reads the parameters of a request.
+fn parse_query<'a>(broker: &impl Broker, query: &'a str) -> Result<Query<'a>, ApiError> {
+    Query::parse(query.as_bytes()).map_err(|error| {
+        broker.log_error(format_args!("failed to parse request params - {error}"));
+        ApiError::INVALID_REQUEST
+    })
 }
 
 /// Publishes are too many, and profiling is not part of the API.

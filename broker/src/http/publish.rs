@@ -12,6 +12,7 @@ use bytes::Bytes;
 use nsq_proto::{ErrorCode, Limits, TopicName, decode_bodies};
 
 use super::body::{BodyError, RequestBody};
+use super::parse_query;
 use super::query::Query;
 use super::response::{self, ApiError, Response};
 use crate::gateway::{AdminRequest, Broker, BrokerInfo};
@@ -25,16 +26,17 @@ pub(super) async fn publish_one<B: Broker>(
     body: &mut RequestBody,
 ) -> Result<Response, ApiError> {
     let info = broker.info();
-    let query = Query::parse(query.as_bytes()).map_err(|_| ApiError::INVALID_REQUEST);
-    let topic = query.as_ref().map_err(|error| *error).and_then(topic);
-    if let Ok(topic) = &topic {
-        broker.room(topic).await;
+    // What is wrong with the parameters is said after what is wrong with the body.
+    let early = Query::parse(query.as_bytes()).ok();
+    if let Some(Ok(topic)) = early.as_ref().map(topic) {
+        broker.room(&topic).await;
     }
     let message = read(body, info.max_msg_size, ApiError::MSG_TOO_BIG).await?;
     if message.is_empty() {
         return Err(ApiError::MSG_EMPTY);
     }
-    let (query, topic) = (query?, topic?);
+    let query = parse_query(broker, query)?;
+    let topic = topic(&query)?;
     let delay = delay(&query, info.max_req_timeout)?;
     submit(broker, topic, delay, vec![message]).await
 }
@@ -48,7 +50,7 @@ pub(super) async fn publish_many<B: Broker>(
     let info = broker.info();
     body.check_announced(info.max_body_size)
         .map_err(|_| ApiError::BODY_TOO_BIG)?;
-    let query = Query::parse(query.as_bytes()).map_err(|_| ApiError::INVALID_REQUEST)?;
+    let query = parse_query(broker, query)?;
     let topic = topic(&query)?;
     let is_binary = is_binary(broker, &query);
     broker.room(&topic).await;

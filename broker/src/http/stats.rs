@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use nsq_core::Now;
 
-use super::query::Query;
+use super::parse_query;
 use super::response::{self, ApiError, Response};
 use super::{stats_json, stats_text};
 use crate::clock::unix_seconds;
@@ -63,7 +63,7 @@ pub(super) async fn answer<B: Broker>(
     query: &str,
     now: Now,
 ) -> Result<Response, ApiError> {
-    let query = Query::parse(query.as_bytes()).map_err(|_| ApiError::INVALID_REQUEST)?;
+    let query = parse_query(broker, query)?;
     let text = |name| {
         query
             .get(name)

@@ -275,6 +275,10 @@ impl Broker for Gateway {
         self.shared.logger.info(line);
     }
 
+    fn log_error(&self, line: fmt::Arguments<'_>) {
+        self.shared.logger.error(line);
+    }
+
     fn log_warning(&self, line: fmt::Arguments<'_>) {
         self.shared.logger.warn(line);
     }

@@ -27,6 +27,9 @@ impl Shard {
         match effect {
             Effect::Deliver { conn, frames } => {
                 let key = SocketKey::from_token(conn);
+                if self.is_verbose {
+                    self.log_messages(key, &frames);
+                }
                 let Some(connection) = connection_mut(&mut self.sockets, key) else {
                     return;
                 };

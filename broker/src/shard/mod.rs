@@ -33,6 +33,7 @@ mod spin;
 pub(crate) mod stats;
 mod stop;
 mod timers;
+mod verbose;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -129,6 +130,8 @@ pub(crate) struct Shard {
     wakers: Vec<Waker>,
     /// A local task changed something: do not park before another turn.
     touched: bool,
+    /// Everything is logged; see `verbose`.
+    is_verbose: bool,
     stopping: Option<stop::Stopping>,
     /// Scratch, empty between uses.
     log_events: Vec<LogEvent>,
@@ -174,6 +177,7 @@ impl Shard {
             new_http: Vec::new(),
             wakers: Vec::new(),
             touched: false,
+            is_verbose: false,
             stopping: None,
             log_events: Vec::new(),
             effects: Vec::new(),
@@ -184,6 +188,7 @@ impl Shard {
     pub(crate) fn begin_turn(&mut self) -> Now {
         self.now = self.clock.now();
         self.touched = false;
+        self.settle_verbosity();
         self.now
     }
 

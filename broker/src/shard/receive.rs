@@ -295,10 +295,13 @@ impl Shard {
 
     /// The reference has a loop for either direction, and a line for the end of each.
     fn log_exit(&self, connection: &Connection) {
-        if connection.phase != Phase::Magic {
-            let (logger, remote) = (&self.shared.logger, &connection.remote);
+        let (logger, remote) = (&self.shared.logger, &connection.remote);
+        if connection.is_greeted {
             logger.info(format_args!("PROTOCOL(V2): [{remote}] exiting ioloop"));
             logger.info(format_args!("PROTOCOL(V2): [{remote}] exiting messagePump"));
+        }
+        if let Some(failure) = &connection.failure {
+            logger.error(format_args!("client({remote}) - {failure}"));
         }
     }
 

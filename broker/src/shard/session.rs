@@ -7,7 +7,7 @@ use nsq_core::{
     AckError, ConsumerKey, ConsumerOptions, Deadline, MessageId, PublishError, TopicKey,
 };
 use nsq_proto::{
-    ChannelName, Command, DecodeContext, Decoded, IdentifyRequest, ProtoError, SessionState,
+    ChannelName, Command, DecodeContext, Decoded, IdentifyBody, ProtoError, SessionState,
     TopicName, decode, truncation_error,
 };
 
@@ -49,6 +49,9 @@ impl Shard {
         let mut taken = 0;
         loop {
             let (flow, consumed) = self.serve_one(key, &data[taken..]);
+            if self.is_verbose && !matches!(flow, Flow::Again) {
+                self.log_command(key, &data[taken..]);
+            }
             match flow {
                 Flow::Next => taken += consumed,
                 Flow::Pause => return taken + consumed,
@@ -141,13 +144,14 @@ impl Shard {
         ));
         if &magic == MAGIC {
             connection.phase = Phase::Serving;
+            connection.is_greeted = true;
             connection.needed = 1;
             return;
         }
         self.shared.logger.error(format_args!(
             "client({remote}) bad protocol magic '{shown}'"
         ));
-        self.fail_connection(key, &ProtoError::bad_protocol());
+        self.refuse(key, &ProtoError::bad_protocol());
     }
 
     /// When the peer has closed its side and nothing that it sent is left to do: answer and close.
@@ -159,16 +163,19 @@ impl Shard {
             return;
         }
         if connection.phase == Phase::Magic {
-            self.shared
-                .logger
-                .error(format_args!("failed to read protocol version - EOF"));
+            let end = match connection.input.is_empty() {
+                true => "EOF",
+                false => "unexpected EOF",
+            };
+            let logger = &self.shared.logger;
+            logger.error(format_args!("failed to read protocol version - {end}"));
             self.close_socket(key);
             return;
         }
         if connection.phase == Phase::Serving {
             let context = self.shared.settings.decode_context(connection);
             match truncation_error(&connection.input, &context) {
-                Some(error) => self.fail_connection(key, &error),
+                Some(error) => self.fail_truncated(key, &error),
                 None => connection.phase = Phase::Closing { linger: false },
             }
             self.queue_flush(key);
@@ -352,9 +359,9 @@ impl Shard {
             return;
         };
         connection.replies.push_ready(error_frame(error));
-        self.shared
-            .logger
-            .error(format_args!("[{}] - {error}", connection.remote));
+        let (remote, error) = (&connection.remote, error.with_cause());
+        let logger = &self.shared.logger;
+        logger.error(format_args!("[{remote}] - {error}"));
         self.queue_flush(key);
     }
 
@@ -385,17 +392,19 @@ impl Shard {
 
     fn on_identify(&mut self, key: SocketKey, body: &[u8]) -> Flow {
         let settings = &self.shared.settings;
-        let request = match IdentifyRequest::parse(body, &settings.identify) {
-            Ok(request) => request,
-            Err(error) => return Flow::Fail(error),
-        };
         let Some(connection) = connection_mut(&mut self.sockets, key) else {
             return Flow::Pause;
         };
-        let shown = String::from_utf8_lossy(body);
-        self.shared
-            .logger
-            .info(format_args!("[{}] IDENTIFY: {shown}", connection.remote));
+        let request = IdentifyBody::parse(body).and_then(|body| {
+            let (logger, remote) = (&self.shared.logger, &connection.remote);
+            logger.debug(format_args!("PROTOCOL(V2): [{remote}] {body}"));
+            logger.info(format_args!("[{remote}] IDENTIFY: {body}"));
+            body.check(&settings.identify)
+        });
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => return Flow::Fail(error),
+        };
         let upgrades = match grant(&request, connection, settings, self.tls.as_ref()) {
             Ok(upgrades) => upgrades,
             Err(error) => return Flow::Fail(error),
@@ -500,23 +509,46 @@ impl Shard {
     /// commands. The socket is closed after a bounded lingering (K2).
     #[cold]
     pub(super) fn fail_connection(&mut self, key: SocketKey, error: &ProtoError) {
+        if !self.refuse(key, error) {
+            return;
+        }
         let Some(connection) = connection_mut(&mut self.sockets, key) else {
             return;
+        };
+        connection.failure = Some(error.to_string().into());
+        let (logger, remote) = (&self.shared.logger, &connection.remote);
+        logger.error(format_args!("[{remote}] - {}", error.with_cause()));
+    }
+
+    /// The same for a command of which the rest will not come.
+    #[cold]
+    fn fail_truncated(&mut self, key: SocketKey, error: &ProtoError) {
+        if self.is_verbose
+            && let Some(input) = self.connection(key).map(|c| c.input.clone())
+        {
+            self.log_command(key, &input);
+        }
+        self.fail_connection(key, error);
+    }
+
+    /// The same without a line in the log; `false` where the connection fails already.
+    #[cold]
+    fn refuse(&mut self, key: SocketKey, error: &ProtoError) -> bool {
+        let Some(connection) = connection_mut(&mut self.sockets, key) else {
+            return false;
         };
         if matches!(
             connection.phase,
             Phase::Closing { linger: true } | Phase::Lingering
         ) {
-            return;
+            return false;
         }
         connection.phase = Phase::Closing { linger: true };
         connection.input.clear();
         connection.replies.push_ready(error_frame(error));
-        self.shared
-            .logger
-            .error(format_args!("[{}] - {error}", connection.remote));
         self.unsubscribe(key);
         self.queue_flush(key);
+        true
     }
 
     /// Ends the connection's subscription, if it has one.
@@ -559,7 +591,7 @@ impl Shard {
         let context = self.shared.settings.decode_context(connection);
         let serving = connection.phase == Phase::Serving;
         match truncation_error(&connection.input, &context).filter(|_| serving) {
-            Some(error) => self.fail_connection(key, &error),
+            Some(error) => self.fail_truncated(key, &error),
             None => {
                 let remote = connection.remote.clone();
                 self.shared.logger.error(format_args!(

@@ -4,6 +4,7 @@
 //! place and decoded only when they hold an escape. Invariant: every pair decodes.
 
 use std::borrow::Cow;
+use std::fmt;
 
 /// A query (or a form body) whose every key and value decodes.
 #[derive(Debug, Clone, Copy)]
@@ -11,9 +12,23 @@ pub struct Query<'a> {
     raw: &'a [u8],
 }
 
-/// The text holds a `;` or an escape that is not `%` and two hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MalformedQuery;
+/// Why a text is no query; shown in Go's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MalformedQuery {
+    /// It holds a `;`.
+    Semicolon,
+    /// It holds this, which is not `%` and two hexadecimal digits.
+    Escape(String),
+}
+
+impl fmt::Display for MalformedQuery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Semicolon => f.write_str("invalid semicolon separator in query"),
+            Self::Escape(escape) => write!(f, "invalid URL escape {escape:?}"),
+        }
+    }
+}
 
 impl<'a> Query<'a> {
     /// Checks the whole text, also the pairs that nobody will ask for.
@@ -21,8 +36,16 @@ impl<'a> Query<'a> {
     /// # Errors
     /// [`MalformedQuery`].
     pub fn parse(raw: &'a [u8]) -> Result<Self, MalformedQuery> {
-        let well_formed = !raw.contains(&b';') && escapes_are_valid(raw);
-        well_formed.then_some(Self { raw }).ok_or(MalformedQuery)
+        if raw.contains(&b';') {
+            return Err(MalformedQuery::Semicolon);
+        }
+        let mut parts = raw.split(|byte| matches!(byte, b'&' | b'='));
+        match parts.find_map(broken_escape) {
+            Some(escape) => Err(MalformedQuery::Escape(
+                String::from_utf8_lossy(escape).into_owned(),
+            )),
+            None => Ok(Self { raw }),
+        }
     }
 
     /// The first value of this name; empty when it was given without one.
@@ -51,14 +74,18 @@ pub fn decode_path(path: &str) -> Option<Cow<'_, [u8]>> {
     if !path.contains('%') {
         return Some(Cow::Borrowed(path.as_bytes()));
     }
-    escapes_are_valid(path.as_bytes()).then(|| Cow::Owned(decode(path.as_bytes(), false)))
+    let is_valid = broken_escape(path.as_bytes()).is_none();
+    is_valid.then(|| Cow::Owned(decode(path.as_bytes(), false)))
 }
 
-/// Whether every `%` is followed by two hexadecimal digits.
-fn escapes_are_valid(raw: &[u8]) -> bool {
-    let is_hex = |at: usize| raw.get(at).is_some_and(u8::is_ascii_hexdigit);
-    let mut percents = raw.iter().enumerate().filter(|&(_, &byte)| byte == b'%');
-    percents.all(|(at, _)| is_hex(at + 1) && is_hex(at + 2))
+/// The first `%` that is not followed by two hexadecimal digits, with what stands there instead.
+fn broken_escape(raw: &[u8]) -> Option<&[u8]> {
+    let mut escapes = raw
+        .iter()
+        .enumerate()
+        .filter(|&(_, &byte)| byte == b'%')
+        .map(|(at, _)| &raw[at..raw.len().min(at + 3)]);
+    escapes.find(|escape| escape.len() < 3 || !escape[1..].iter().all(u8::is_ascii_hexdigit))
 }
 
 fn unescape(raw: &[u8]) -> Cow<'_, [u8]> {
@@ -121,12 +148,21 @@ mod tests {
 
     #[test]
     fn broken_escapes_and_semicolons_are_refused_anywhere() {
-        for raw in ["%zz", "a=%", "a=%4", "a=1&b=%g0", "a=1;b=2", "a=1&;", "%é"] {
-            assert_eq!(
-                Query::parse(raw.as_bytes()).unwrap_err(),
-                MalformedQuery,
-                "{raw}"
-            );
+        let semicolon = "invalid semicolon separator in query";
+        let table = [
+            ("%zz", r#"invalid URL escape "%zz""#),
+            ("%zzz=1", r#"invalid URL escape "%zz""#),
+            ("a=%", r#"invalid URL escape "%""#),
+            ("a=%4", r#"invalid URL escape "%4""#),
+            ("a=%4&b=1", r#"invalid URL escape "%4""#),
+            ("a=1&b=%g0", r#"invalid URL escape "%g0""#),
+            ("%é", r#"invalid URL escape "%é""#),
+            ("a=1;b=2", semicolon),
+            ("a=%zz&;", semicolon),
+        ];
+        for (raw, text) in table {
+            let error = Query::parse(raw.as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), text, "{raw}");
         }
     }
 

@@ -99,7 +99,7 @@ fn texts_about_parameters_are_those_of_the_reference() {
 fn texts_of_refusals_are_those_of_the_reference() {
     let table = [
         (
-            ProtoError::identify_json(),
+            ProtoError::identify_json(&serde_json::from_str::<u8>("").unwrap_err()),
             "E_BAD_BODY IDENTIFY failed to decode JSON body",
         ),
         (
@@ -227,6 +227,32 @@ fn clients_get_their_bytes_back_and_logs_get_text() {
     for (error, bytes) in table {
         assert_eq!(error.to_bytes(), bytes);
         assert_eq!(error.to_string(), String::from_utf8_lossy(bytes));
+    }
+}
+
+#[test]
+fn causes_are_for_the_log_alone() {
+    let table = [
+        (
+            ProtoError::not_a_number("RDY", "count", b"x"),
+            "E_INVALID RDY could not parse count x - failed to convert to Base10",
+        ),
+        (
+            ProtoError::fin_failed(ID, "ID not in flight"),
+            "E_FIN_FAILED FIN 18a27a7b78269000 failed ID not in flight - ID not in flight",
+        ),
+        (
+            ProtoError::identify_range("sample rate", -1),
+            "E_BAD_BODY IDENTIFY sample rate (-1) is invalid - sample rate (-1) is invalid",
+        ),
+        (
+            ProtoError::wrong_state("SUB"),
+            "E_INVALID cannot SUB in current state",
+        ),
+    ];
+    for (error, text) in table {
+        assert_eq!(error.with_cause(), text);
+        assert!(text.as_bytes().starts_with(&error.to_bytes()));
     }
 }
 

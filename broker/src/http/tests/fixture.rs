@@ -32,6 +32,7 @@ pub(crate) struct State {
     pub(super) filters: RefCell<Vec<StatsFilter>>,
     pub(super) stats: RefCell<BrokerStats>,
     pub(super) access: RefCell<Vec<String>>,
+    pub(super) errors: RefCell<Vec<String>>,
     pub(super) warnings: RefCell<Vec<String>>,
     pub(super) illness: RefCell<Option<String>>,
     pub(super) admin_error: RefCell<Option<AdminError>>,
@@ -60,6 +61,7 @@ impl FakeBroker {
             filters: RefCell::default(),
             stats: RefCell::default(),
             access: RefCell::default(),
+            errors: RefCell::default(),
             warnings: RefCell::default(),
             illness: RefCell::default(),
             admin_error: RefCell::default(),
@@ -180,6 +182,10 @@ impl Broker for FakeBroker {
 
     fn log_access(&self, line: Arguments<'_>) {
         self.0.access.borrow_mut().push(line.to_string());
+    }
+
+    fn log_error(&self, line: Arguments<'_>) {
+        self.0.errors.borrow_mut().push(line.to_string());
     }
 
     fn log_warning(&self, line: Arguments<'_>) {
