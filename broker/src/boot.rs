@@ -21,6 +21,7 @@ use crate::catalogue::{Catalogue, FILE_NAME, TopicEntry};
 use crate::clock::Clock;
 use crate::config::{self, Config, StartupError};
 use crate::control::{Control, ControlMessage, ControlSender};
+use crate::import;
 use crate::listen::{self, BoundAddress, Listeners, SocketFile};
 use crate::mailbox::Mailbox;
 use crate::preflight;
@@ -43,7 +44,7 @@ const EXECUTOR_IO_MEMORY: usize = 64 * 1024;
 const EXECUTOR_RING_DEPTH: usize = 32;
 
 /// Where the logs of all topics are.
-fn logs_dir(data_path: &Path) -> PathBuf {
+pub(crate) fn logs_dir(data_path: &Path) -> PathBuf {
     data_path.join("topics")
 }
 
@@ -53,7 +54,8 @@ pub(crate) fn log_dir(data_path: &Path, topic: &TopicName) -> PathBuf {
     logs_dir(data_path).join(format!("{topic}{LOG_DIR_SUFFIX}"))
 }
 
-const LOG_DIR_SUFFIX: &str = ".log";
+/// What the name of a log's directory ends with.
+pub(crate) const LOG_DIR_SUFFIX: &str = ".log";
 
 /// Runs the broker until it is told to stop.
 #[must_use]
@@ -165,6 +167,9 @@ fn start_and_serve(mut config: Config, logger: &Logger) -> Result<bool, Failure>
         ControlSender(control.clone()),
         storage,
     );
+    let now = shared.clock.now();
+    import::run(&shared.settings, &catalogue, now, logger)
+        .map_err(|error| Failure::Other(format!("failed to import disk queues - {error}")))?;
     start_storage(&shared, jobs).map_err(Failure::Other)?;
     start_shards(&shared, doors, &catalogue).map_err(Failure::Other)?;
     let to_control = control;
@@ -260,31 +265,7 @@ fn load_catalogue(config: &Config, logger: &Logger) -> Result<Catalogue, Failure
     for warning in warnings {
         logger.warn(format_args!("{warning}"));
     }
-    warn_of_reference_files(&config.durability.data_path, logger);
     Ok(catalogue)
-}
-
-/// A directory that the Go nsqd wrote may hold messages that this version does not read.
-fn warn_of_reference_files(data_path: &Path, logger: &Logger) {
-    let Ok(entries) = fs::read_dir(data_path) else {
-        return;
-    };
-    let queues = entries
-        .flatten()
-        .filter(|entry| {
-            entry
-                .file_name()
-                .to_string_lossy()
-                .ends_with(".diskqueue.meta.dat")
-        })
-        .count();
-    if queues > 0 {
-        logger.warn(format_args!(
-            "{queues} disk queues of the Go nsqd in {} are left as they are: this version takes \
-             over topics and channels, but not the messages in *.diskqueue.* files",
-            data_path.display()
-        ));
-    }
 }
 
 /// Logs of topics that `nsqd.dat` does not know (K33): reported and renamed, never adopted when a
@@ -496,7 +477,8 @@ fn restore_topic(
     Ok(())
 }
 
-fn restored(recovered: Recovered, entry: TopicEntry) -> RestoredTopic {
+/// What the core restores a topic from: its log, and what `nsqd.dat` says of it.
+pub(crate) fn restored(recovered: Recovered, entry: TopicEntry) -> RestoredTopic {
     let sequences = |(start, end)| (Sequence(start), Sequence(end));
     let checkpoint: BTreeMap<_, _> = recovered
         .checkpoint

@@ -16,6 +16,7 @@ pub mod gateway;
 mod go_regex;
 mod grants;
 pub mod http;
+mod import;
 mod listen;
 pub mod mailbox;
 pub mod preflight;

@@ -42,7 +42,8 @@ pub(crate) fn run(jobs: &Receiver<StorageJob>, mailboxes: &Mailboxes) {
     }
 }
 
-fn carry_out(op: StorageOp) -> io::Result<Option<OwnedFd>> {
+/// Carries out one operation; the file of those that open one.
+pub(crate) fn carry_out(op: StorageOp) -> io::Result<Option<OwnedFd>> {
     match op {
         StorageOp::Open { path } => open(&path).map(Some),
         StorageOp::Create { path, len } => create(&path, len).map(Some),
@@ -151,7 +152,8 @@ fn make_parent(path: &Path) -> io::Result<()> {
     sync_parent(parent)
 }
 
-fn sync_parent(path: &Path) -> io::Result<()> {
+/// Makes the names in the directory of `path` durable.
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
         _ => File::open(".")?.sync_all(),

@@ -41,6 +41,7 @@ MODULES = (
     "test_clean_stop",
     "test_congestion",
     "test_topic_sync",
+    "test_import",
     "test_tls",
     "test_matrix",
     "test_clients",

@@ -37,6 +37,11 @@ impl Ranges {
         self.ranges.front().cloned()
     }
 
+    /// Where the last range ends; 0 when there is none.
+    pub(crate) fn end(&self) -> u64 {
+        self.ranges.back().map_or(0, |range| range.end)
+    }
+
     /// Drops the first `count` sequences, all of the first range.
     pub(crate) fn advance(&mut self, count: u64) {
         let front = self

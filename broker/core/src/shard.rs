@@ -3,6 +3,7 @@
 //! Each file in `shard/` implements one group of calls; the state that they share is here.
 
 mod acks;
+mod assign;
 mod cache;
 mod check;
 mod checkpoint;

@@ -662,7 +662,7 @@ impl Shard {
 }
 
 /// `kind u8 | channel u32 | page u64`, big-endian, so that the journal sorts as the core does.
-fn encode_key(key: CheckpointKey) -> Vec<u8> {
+pub(crate) fn encode_key(key: CheckpointKey) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(13);
     bytes.push(key.kind);
     bytes.extend_from_slice(&key.channel.to_be_bytes());
