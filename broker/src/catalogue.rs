@@ -2,7 +2,10 @@
 //! reference's format (spec nsqd.md §1.9).
 //!
 //! Owned by the control thread. Every shard sends it the new state of a topic that changed, and
-//! answers the command that changed it only when the file holds it (K16).
+//! answers the command that changed it only when the file, or its [`journal`], holds it (K16).
+
+mod journal;
+mod keeper;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,8 +16,10 @@ use nsq_proto::{ChannelName, TopicName};
 use serde::Serialize;
 use serde_json::Value;
 
+pub(crate) use keeper::Keeper;
+
+use self::journal::Found;
 use crate::config::SyncMode;
-use crate::storage;
 
 /// Name of the file within the data path.
 pub(crate) const FILE_NAME: &str = "nsqd.dat";
@@ -106,14 +111,20 @@ struct TopicForm<'a> {
 }
 
 #[derive(Serialize)]
+struct GoneForm<'a> {
+    name: &'a str,
+    gone: bool,
+}
+
+#[derive(Serialize)]
 struct ChannelForm<'a> {
     name: &'a str,
     paused: bool,
 }
 
 impl Catalogue {
-    /// Reads the file of a data path; a missing one is an empty catalogue. The second value are
-    /// warnings about names that were skipped.
+    /// Reads the file of a data path, and its journal; a missing one is an empty catalogue. The
+    /// second value are warnings about what was skipped.
     ///
     /// # Errors
     /// See [`CatalogueError`].
@@ -121,10 +132,38 @@ impl Catalogue {
         let path = data_path.join(FILE_NAME);
         let text = match fs::read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(CatalogueError::Read { path, source }),
         };
-        Self::parse(&text).map_err(|reason| CatalogueError::Parse { path, reason })
+        let is_there = !text.is_empty() || path.exists();
+        let parsed = is_there.then(|| Self::parse(&text)).transpose();
+        let parsed = parsed.map_err(|reason| CatalogueError::Parse {
+            path: path.clone(),
+            reason,
+        })?;
+        let (mut catalogue, mut warnings) = parsed.unwrap_or_default();
+        match journal::read(data_path, &text) {
+            Ok(Found::Values(values)) => values.iter().for_each(|value| catalogue.replay(value)),
+            Ok(Found::Foreign(journal)) => warnings.push(format!(
+                "the changes in {} are not those that followed this {FILE_NAME} and are ignored",
+                journal.display()
+            )),
+            Err(source) => return Err(CatalogueError::Read { path, source }),
+        }
+        Ok((catalogue, warnings))
+    }
+
+    /// Applies a line of the journal. What it does not understand it cannot have written.
+    fn replay(&mut self, value: &[u8]) {
+        let Ok(value) = serde_json::from_slice::<Value>(value) else {
+            return;
+        };
+        let is_gone = flag(&value, "gone").unwrap_or_default();
+        let Ok(Some((topic, entry))) = parse_topic(&value, &mut Vec::new()) else {
+            return;
+        };
+        let entry = (!is_gone).then_some(entry);
+        self.apply(TopicChange { topic, entry });
     }
 
     /// The file's contents, and warnings about names that were skipped.
@@ -139,27 +178,10 @@ impl Catalogue {
             return Err("not a JSON object".to_owned());
         }
         for topic in list(&root, "topics")? {
-            let name = string(topic, "name")?;
-            let Ok(parsed) = TopicName::parse(name.as_bytes()) else {
-                warnings.push(format!("skipping creation of invalid topic {name}"));
-                continue;
-            };
-            let mut entry = TopicEntry {
-                paused: flag(topic, "paused")?,
-                sync: sync(topic)?,
-                ..TopicEntry::default()
-            };
-            for channel in list(topic, "channels")? {
-                let name = string(channel, "name")?;
-                match ChannelName::parse(name.as_bytes()) {
-                    Ok(parsed) => {
-                        entry.channels.insert(parsed, flag(channel, "paused")?);
-                    }
-                    Err(_) => warnings.push(format!("skipping creation of invalid channel {name}")),
-                }
+            if let Some((name, entry)) = parse_topic(topic, &mut warnings)? {
+                let kept = Kept::new(&name, entry);
+                catalogue.topics.insert(name, kept);
             }
-            let kept = Kept::new(&parsed, entry);
-            catalogue.topics.insert(parsed, kept);
         }
         Ok((catalogue, warnings))
     }
@@ -169,16 +191,27 @@ impl Catalogue {
         self.topics.iter().map(|(name, kept)| (name, &kept.entry))
     }
 
-    /// Takes over a change. Ephemeral names are dropped here.
-    pub(crate) fn apply(&mut self, change: TopicChange) {
-        match change.entry {
-            Some(mut entry) if !change.topic.is_ephemeral() => {
-                entry.channels.retain(|name, _| !name.is_ephemeral());
-                let kept = Kept::new(&change.topic, entry);
-                self.topics.insert(change.topic, kept);
+    /// Takes over a change; the line of the journal that says so. Ephemeral names are dropped
+    /// here: an ephemeral topic has no line.
+    pub(crate) fn apply(&mut self, change: TopicChange) -> Option<Vec<u8>> {
+        let TopicChange { topic, entry } = change;
+        match entry {
+            _ if topic.is_ephemeral() => {
+                self.topics.remove(&topic);
+                None
             }
-            _ => {
-                self.topics.remove(&change.topic);
+            Some(mut entry) => {
+                entry.channels.retain(|name, _| !name.is_ephemeral());
+                let kept = Kept::new(&topic, entry);
+                let line = kept.json.to_vec();
+                self.topics.insert(topic, kept);
+                Some(line)
+            }
+            None => {
+                self.topics.remove(&topic);
+                let name = topic.as_str();
+                let gone = serde_json::to_vec(&GoneForm { name, gone: true });
+                Some(gone.expect("names and flags are always JSON"))
             }
         }
     }
@@ -200,14 +233,33 @@ impl Catalogue {
         file.push(b'}');
         file
     }
+}
 
-    /// Writes the file of a data path: after a crash the old or the new one is there.
-    ///
-    /// # Errors
-    /// Of the file system.
-    pub(crate) fn store(&self, data_path: &Path, version: &str) -> io::Result<()> {
-        storage::replace(&data_path.join(FILE_NAME), &self.encode(version))
+/// A topic of the file; `None` with a warning where its name is invalid.
+fn parse_topic(
+    topic: &Value,
+    warnings: &mut Vec<String>,
+) -> Result<Option<(TopicName, TopicEntry)>, String> {
+    let name = string(topic, "name")?;
+    let Ok(parsed) = TopicName::parse(name.as_bytes()) else {
+        warnings.push(format!("skipping creation of invalid topic {name}"));
+        return Ok(None);
+    };
+    let mut entry = TopicEntry {
+        paused: flag(topic, "paused")?,
+        sync: sync(topic)?,
+        ..TopicEntry::default()
+    };
+    for channel in list(topic, "channels")? {
+        let name = string(channel, "name")?;
+        match ChannelName::parse(name.as_bytes()) {
+            Ok(parsed) => {
+                entry.channels.insert(parsed, flag(channel, "paused")?);
+            }
+            Err(_) => warnings.push(format!("skipping creation of invalid channel {name}")),
+        }
     }
+    Ok(Some((parsed, entry)))
 }
 
 /// The value of a key, matched without regard to case as the reference does.

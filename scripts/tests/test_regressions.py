@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -149,19 +150,45 @@ def deleting_a_failed_topic_mends_the_health(context: Context) -> None:
 def nothing_is_promised_that_the_catalogue_cannot_hold(context: Context) -> None:
     """While `nsqd.dat` cannot be written every creation is refused, the second one of a name as well."""
     broker = context.broker()
-    obstacle = broker.data / "nsqd.dat.tmp"
-    obstacle.mkdir()
+    obstacles = [broker.data / "nsqd.dat.tmp", broker.data / "nsqd.dat.journal"]
+    for obstacle in obstacles:
+        obstacle.mkdir()
     for attempt in range(2):
         with broker.connect() as consumer:
             consumer.send(b"SUB unsaved c\n")
             assert consumer.frame().data.startswith(b"E_SUB_FAILED"), f"SUB {attempt}"
         equal(broker.http("POST", "/topic/create?topic=unsaved").status, 500, f"creation {attempt}")
-    obstacle.rmdir()
+    for obstacle in obstacles:
+        obstacle.rmdir()
     broker.post("/topic/create?topic=unsaved")
     with broker.connect() as consumer:
         consumer.send(b"SUB unsaved c\n")
         equal(consumer.response(), b"OK", "SUB")
-    assert b'"unsaved"' in (broker.data / "nsqd.dat").read_bytes(), "the topic is in nsqd.dat"
+    broker.kill()
+    broker.start()
+    assert broker.channel("unsaved", "c") is not None, "what was answered is there after a kill"
+
+
+@case("regressions", ours_only=True)
+def every_answered_change_survives_a_kill_at_once(context: Context) -> None:
+    """Changes in quick succession, killed before `nsqd.dat` is written again; a clean stop leaves that alone."""
+    broker = context.broker()
+    for number in range(30):
+        broker.post(f"/topic/create?topic=t{number}")
+    broker.post("/channel/create?topic=t1&channel=c")
+    broker.post("/channel/pause?topic=t1&channel=c")
+    broker.post("/topic/pause?topic=t2")
+    broker.post("/topic/delete?topic=t3")
+    broker.kill()
+    broker.start()
+    names = {f"t{number}" for number in range(30)} - {"t3"}
+    equal({topic["topic_name"] for topic in broker.stats()["topics"]}, names, "topics after a kill")
+    equal([broker.channel("t1", "c")["paused"], broker.topic("t2")["paused"]], [True, True], "what is paused")
+    broker.post("/topic/delete?topic=t4")
+    broker.terminate()
+    saved = json.loads((broker.data / "nsqd.dat").read_text())
+    equal({topic["name"] for topic in saved["topics"]}, names - {"t4"}, "topics in nsqd.dat after a clean stop")
+    assert not (broker.data / "nsqd.dat.journal").exists(), "nsqd.dat stands alone"
 
 
 @case("regressions", ours_only=True)

@@ -1,6 +1,6 @@
 //! Changes of topics and channels, and who waits until they are on disk.
 //!
-//! A change is answered when `nsqd.dat` holds it and, where it moved positions (a new channel's
+//! A change is answered when `nsqd.dat` or its journal holds it and, where it moved positions (a new channel's
 //! start, a pause, an emptying), when the topic's checkpoint does.
 
 use nsq_core::TopicKey;

@@ -116,7 +116,7 @@ pub(crate) enum ShardMessage {
         /// The profile.
         result: Result<Bytes, ProfileError>,
     },
-    /// `nsqd.dat` now holds (or, on an error, could not be made to hold) every change of this
+    /// The disk now holds (or, on an error, could not be made to hold) every change of this
     /// shard up to `version`.
     CatalogueSaved {
         /// The newest change covered.
