@@ -258,8 +258,9 @@ fn take<const N: usize>(file: &mut impl Read) -> io::Result<[u8; N]> {
 
 /// The Go nsqd's words for it.
 fn torn(error: io::Error) -> io::Error {
-    match error.kind() {
-        ErrorKind::UnexpectedEof => io::Error::new(ErrorKind::UnexpectedEof, "unexpected EOF"),
-        _ => error,
+    if error.kind() == ErrorKind::UnexpectedEof {
+        io::Error::new(ErrorKind::UnexpectedEof, "unexpected EOF")
+    } else {
+        error
     }
 }
