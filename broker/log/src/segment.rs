@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn forged_headers_are_passed_without_reading_what_they_claim_to_cover() {
-        let mut forged = vec![0; format::FIXED_LEN];
+        let mut forged = [0; format::FIXED_LEN];
         forged[..4].copy_from_slice(&format::MAGIC);
         // A header of 48 bytes and a table of 8 MiB, of a log with another tag.
         forged[10] = 48;
