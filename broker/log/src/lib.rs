@@ -43,3 +43,4 @@ mod segment;
 pub use disk::{Disk, File, Op, OpOutput, OpResult, Token};
 pub use error::LogError;
 pub use log::{Batch, LogConfig, LogEvent, Recovered, Shortage, SyncPolicy, TopicLog};
+pub use reader::Planned;

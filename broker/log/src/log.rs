@@ -19,7 +19,7 @@ use crate::disk::{Disk, Op, OpResult, Token};
 use crate::error::LogError;
 use crate::journal::{Journal, Order};
 use crate::ops::{Kind, Ops};
-use crate::reader::ReadRequest;
+use crate::reader::{Planned, ReadRequest};
 use crate::recovery;
 use crate::segment::{self, FileState, Segments};
 
@@ -319,11 +319,15 @@ impl TopicLog {
     /// Asks for messages from `from` on. Answered by one [`LogEvent::Fetched`] or
     /// [`LogEvent::Unreadable`]; a sequence that is not written yet is waited for.
     /// `count` says how many are wanted, as far as that is known: for few of them little is read.
-    pub fn read(&mut self, disk: &mut dyn Disk, from: u64, count: u32) {
+    /// Says what the answer will hold, where that is known.
+    pub fn read(&mut self, disk: &mut dyn Disk, from: u64, count: u32) -> Option<Planned> {
+        let mut request = ReadRequest::new(from, count);
+        let planned = self.plan_read(&mut request);
         if !self.is_deleted() {
-            self.reads.push(ReadRequest::new(from, count));
+            self.reads.push(request);
         }
         self.enter(disk);
+        planned
     }
 
     /// Appends entries to the checkpoint journal (an empty value removes its key); with `full` they

@@ -11,6 +11,9 @@
 //! - Records that are passed over or damaged are never given out; the frames given lie in one
 //!   buffer, which the consumers share.
 //! - Every request is answered exactly once, unless the log is deleted first.
+//! - A request for what follows, not for scattered messages, has a *plan* where the segment's index
+//!   allows for one: it ends where a batch starts, so that nothing is read twice, and what is to be
+//!   asked for next is known before there is an answer. Damage makes an answer end before its plan.
 
 use std::io;
 
@@ -29,6 +32,15 @@ const SCATTERED_MAX: u32 = 16;
 /// Bytes of a read for them: from the batch that the index knows to the wanted one, and some.
 const SCATTERED_READ_BYTES: u32 = 16 * 1024;
 
+/// What the answer to a read will hold, unless something in it is damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Planned {
+    /// The sequence after the last one.
+    pub next: u64,
+    /// Length of its buffer.
+    pub bytes: usize,
+}
+
 /// A question on its way to its answer.
 #[derive(Debug, Clone)]
 pub(crate) struct ReadRequest {
@@ -36,6 +48,8 @@ pub(crate) struct ReadRequest {
     pub(crate) from: u64,
     /// How many are wanted.
     count: u32,
+    /// Segment and offset where the first read is to end.
+    until: Option<(u64, u64)>,
     /// Where to go on; `None` before the segment has been found.
     pub(crate) at: Option<Place>,
 }
@@ -45,7 +59,16 @@ impl ReadRequest {
         Self {
             from,
             count,
+            until: None,
             at: None,
+        }
+    }
+
+    /// The same question, to be gone on with elsewhere.
+    const fn moved(&self, place: Place) -> Self {
+        Self {
+            at: Some(place),
+            ..*self
         }
     }
 }
@@ -270,6 +293,25 @@ fn gather_batch(bytes: &[u8], base: usize, header: &Header, from: u64, out: &mut
 }
 
 impl TopicLog {
+    /// Decides where the answer to a request will end.
+    pub(crate) fn plan_read(&self, request: &mut ReadRequest) -> Option<Planned> {
+        let from = request.from;
+        if request.count <= SCATTERED_MAX || from >= self.appender.written {
+            return None;
+        }
+        let segment = self.segments.covering(from)?;
+        let start = segment.locate(from).offset;
+        let end = segment.boundary(start + u64::from(self.config.read_bytes))?;
+        if segment.first > from || end.sequence <= from {
+            return None;
+        }
+        request.until = Some((segment.name, end.offset));
+        Some(Planned {
+            next: end.sequence,
+            bytes: usize::try_from(end.offset - start).expect("at most a read-ahead"),
+        })
+    }
+
     /// Takes a request as far as it goes now.
     pub(crate) fn advance_read(&mut self, disk: &mut dyn Disk, mut request: ReadRequest) {
         let from = request.from;
@@ -304,11 +346,14 @@ impl TopicLog {
             .get_mut(place.segment)
             .expect("just seen")
             .users += 1;
-        let ahead = match request.count {
-            ..=SCATTERED_MAX => self.config.read_bytes.min(SCATTERED_READ_BYTES),
-            _ => self.config.read_bytes,
+        let ahead = match (request.until, request.count) {
+            (Some((name, end)), _) if name == place.segment && end > place.offset => {
+                end - place.offset
+            }
+            (_, ..=SCATTERED_MAX) => self.config.read_bytes.min(SCATTERED_READ_BYTES).into(),
+            _ => self.config.read_bytes.into(),
         };
-        let wanted = u64::from(ahead).max(place.need).min(limit - place.offset);
+        let wanted = ahead.max(place.need).min(limit - place.offset);
         let len = u32::try_from(wanted).expect("neither a batch nor a read-ahead reaches 4 GiB");
         let offset = place.offset;
         disk.submit(
@@ -346,21 +391,14 @@ impl TopicLog {
                 if offset >= limit {
                     self.finish_exhausted(request.from, place.segment);
                 } else {
-                    self.advance_read(
-                        disk,
-                        ReadRequest {
-                            from: request.from,
-                            count: request.count,
-                            at: Some(next),
-                        },
-                    );
+                    self.advance_read(disk, request.moved(next));
                 }
             }
         }
     }
 
     fn on_data(&mut self, disk: &mut dyn Disk, request: &ReadRequest, place: Place, data: Bytes) {
-        let &ReadRequest { from, count, .. } = request;
+        let from = request.from;
         let tag = self.tag;
         let segment = self.segments.get_mut(place.segment).expect("just seen");
         let limit = segment.readable;
@@ -381,14 +419,7 @@ impl TopicLog {
         let mut note = |sequence, offset| segment.note(sequence, offset);
         match walk.run(place, &mut note) {
             Step::Read(next) => {
-                self.advance_read(
-                    disk,
-                    ReadRequest {
-                        from,
-                        count,
-                        at: Some(next),
-                    },
-                );
+                self.advance_read(disk, request.moved(next));
             }
             Step::Found(at, header) => {
                 let gathered = walk.gather(at, header, &mut note);

@@ -204,6 +204,21 @@ impl Segment {
         };
         after.checked_sub(1).map_or(start, |at| self.index[at])
     }
+
+    /// The last known place at or below `offset` up to which everything may be read, and the
+    /// sequence that the batch there starts with, or would: a batch of the index, or the end.
+    pub(crate) fn boundary(&self, offset: u64) -> Option<IndexEntry> {
+        let readable = format::aligned(self.readable);
+        if readable == self.used && readable <= offset {
+            return Some(IndexEntry {
+                sequence: self.end,
+                offset: readable,
+            });
+        }
+        let offset = offset.min(readable);
+        let after = self.index.partition_point(|entry| entry.offset <= offset);
+        after.checked_sub(1).map(|at| self.index[at])
+    }
 }
 
 /// A freed file that waits to be used again.
@@ -371,6 +386,28 @@ mod tests {
         assert_eq!(segment.locate(17).offset, 8_750);
         assert_eq!(segment.locate(49).offset, 43_750);
         assert_eq!(segment.locate(89).offset, 52_500);
+    }
+
+    #[test]
+    fn a_boundary_is_a_batch_that_may_be_read_up_to() {
+        let mut segment = Segment::new(10, 1 << 20);
+        for batch in 0..4 {
+            segment.note(10 + batch, batch * 10_000);
+        }
+        (segment.used, segment.end) = (40_000, 14);
+        let at = |segment: &Segment, offset| {
+            let entry = segment.boundary(offset)?;
+            Some((entry.sequence, entry.offset))
+        };
+        segment.readable = 19_995;
+        assert_eq!(at(&segment, 9_999), Some((10, 0)));
+        assert_eq!(at(&segment, 10_000), Some((11, 10_000)));
+        assert_eq!(at(&segment, 99_999), Some((12, 20_000)));
+        segment.readable = 39_995;
+        assert_eq!(at(&segment, 39_999), Some((13, 30_000)));
+        assert_eq!(at(&segment, 40_000), Some((14, 40_000)));
+        segment.index.clear();
+        assert_eq!(at(&segment, 39_999), None);
     }
 
     #[test]

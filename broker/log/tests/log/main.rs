@@ -10,6 +10,7 @@ mod common;
 mod crash;
 mod damage;
 mod full_disk;
+mod plans;
 mod real_files;
 mod running;
 mod world;

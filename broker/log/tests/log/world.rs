@@ -52,6 +52,8 @@ pub(crate) struct World {
     pub(crate) refusals: u32,
     answered: usize,
     asked: usize,
+    /// Where the answers to what was asked for are to end.
+    plans: BTreeMap<u64, Vec<u64>>,
     entries: Entries,
     /// State index and durability of the checkpoints in flight, by ticket.
     tickets: BTreeMap<u64, (usize, bool)>,
@@ -60,7 +62,14 @@ pub(crate) struct World {
 }
 
 fn log_config(sync: SyncPolicy) -> LogConfig {
-    config(sync)
+    LogConfig {
+        // Once too short for most plans, once long enough.
+        read_bytes: match sync {
+            SyncPolicy::Interval => 4 * 1024,
+            SyncPolicy::Always => 10 * 1024,
+        },
+        ..config(sync)
+    }
 }
 
 impl World {
@@ -95,6 +104,7 @@ impl World {
             refusals: 0,
             answered: 0,
             asked: 0,
+            plans: BTreeMap::new(),
             entries: promises.states.last().unwrap().clone(),
             tickets: BTreeMap::new(),
             wants_full: true,
@@ -226,7 +236,9 @@ impl World {
         if self.written > 0 {
             let from = self.rng.below(self.written);
             let count = if from.is_multiple_of(2) { 1 } else { u32::MAX };
-            self.log.read(&mut self.disk, from, count);
+            let planned = self.log.read(&mut self.disk, from, count);
+            let plans = self.plans.entry(from).or_default();
+            plans.push(planned.map_or(u64::MAX, |planned| planned.next));
             self.asked += 1;
         }
     }
@@ -270,6 +282,8 @@ impl World {
                 } => {
                     self.answered += 1;
                     assert!(first == from && next <= self.written);
+                    let furthest = self.plans[&from].iter().max();
+                    assert!(furthest.is_some_and(|&planned| next <= planned));
                     for (sequence, &(start, end)) in (first..).zip(&spans) {
                         let epoch = self.epoch_of(sequence);
                         assert_eq!(bytes[start as usize..end as usize], frame(sequence, epoch));

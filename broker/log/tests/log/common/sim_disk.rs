@@ -258,6 +258,17 @@ impl SimDisk {
         inodes.map(|&inode| self.inodes[inode].current.len()).sum()
     }
 
+    /// Damages the byte at this place of all files, one after the other.
+    pub(crate) fn flip(&mut self, mut at: usize, bits: u8) {
+        for &inode in self.names.values() {
+            let bytes = &mut self.inodes[inode].current;
+            match bytes.get_mut(at) {
+                Some(byte) => return *byte ^= bits,
+                None => at -= bytes.len(),
+            }
+        }
+    }
+
     /// Whether there is no room for what the operation adds.
     fn is_too_much(&mut self, op: &Op) -> bool {
         let Some(capacity) = self.capacity else {
