@@ -16,8 +16,10 @@ pub enum Effect {
         frames: Bytes,
     },
     /// A channel needs messages from `from` on that are not in memory: read them from the log and
-    /// answer with [`crate::Shard::on_fetched`] or [`crate::Shard::on_fetch_failed`]. At most one
-    /// request for the same `(topic, from)` is open at a time.
+    /// answer with [`crate::Shard::on_fetched`] or [`crate::Shard::on_fetch_failed`], and say before
+    /// that how far the answer will reach, where that is known, with
+    /// [`crate::Shard::on_fetch_planned`]. At most one request for the same `(topic, from)` is open
+    /// at a time.
     Fetch {
         /// Whose log.
         topic: TopicKey,

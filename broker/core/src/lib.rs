@@ -14,6 +14,7 @@ mod channel;
 mod checkpoint;
 mod consumer;
 mod effect;
+mod fetches;
 mod id;
 mod latency;
 mod ranges;

@@ -92,19 +92,10 @@ impl Reads {
         (sequence < first + chunk.count()).then_some((first, chunk))
     }
 
-    /// The first sequence from `sequence` on that no chunk holds; `None` when more than `bytes_max`
-    /// bytes of frames lie before it.
-    pub(crate) fn uncovered(&self, sequence: u64, bytes_max: usize) -> Option<u64> {
-        let mut next = sequence;
-        let mut bytes = 0;
-        while let Some((first, chunk)) = self.find(next) {
-            bytes += chunk.bytes_from(next - first);
-            if bytes > bytes_max {
-                return None;
-            }
-            next = first + chunk.count();
-        }
-        Some(next)
+    /// Where the chunk that holds `sequence` ends, and the bytes from there to its end.
+    pub(crate) fn ahead(&self, sequence: u64) -> Option<(u64, usize)> {
+        let (first, chunk) = self.find(sequence)?;
+        Some((first + chunk.count(), chunk.bytes_from(sequence - first)))
     }
 
     /// Frames from `sequence` on, up to `max` of them, as far as they lie next to each other.
@@ -165,16 +156,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_yet_begins_behind_the_chunks_that_follow_each_other() {
+    fn what_lies_ahead_is_the_rest_of_the_chunk() {
         let mut reads = Reads::default();
         reads.insert(10, chunk(&["a", "bb", "c"], 0));
-        reads.insert(13, chunk(&["dddd"], 0));
-        reads.insert(20, chunk(&["e"], 0));
-        assert_eq!(reads.uncovered(9, 100), Some(9));
-        assert_eq!(reads.uncovered(10, 100), Some(14));
-        assert_eq!(reads.uncovered(11, 7), Some(14));
-        assert_eq!(reads.uncovered(11, 6), None);
-        assert_eq!(reads.uncovered(20, 0), None);
+        assert_eq!(reads.ahead(9), None);
+        assert_eq!(reads.ahead(10), Some((13, 4)));
+        assert_eq!(reads.ahead(11), Some((13, 3)));
+        assert_eq!(reads.ahead(13), None);
     }
 
     #[test]

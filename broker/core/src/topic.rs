@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, VecDeque};
 use bytes::Bytes;
 use nsq_proto::TopicName;
 
+use crate::fetches::Fetches;
 use crate::id::encode_prefix;
 use crate::reads::Reads;
 use crate::tail::Tail;
@@ -105,8 +106,7 @@ pub(crate) struct Topic {
     pub(crate) next_channel: u32,
     pub(crate) tail: Tail,
     pub(crate) reads: Reads,
-    /// Open requests to the log.
-    pub(crate) fetching: Vec<u64>,
+    pub(crate) fetches: Fetches,
     pub(crate) backlog: Backlog,
     /// Messages and body bytes accepted since the process started.
     pub(crate) accepted: (u64, u64),
@@ -128,7 +128,7 @@ impl Topic {
             next_channel: 1,
             tail: Tail::new(head, encode_prefix(node, epoch)),
             reads: Reads::default(),
-            fetching: Vec::new(),
+            fetches: Fetches::default(),
             backlog: Backlog {
                 pump: head,
                 saved: head,
@@ -180,17 +180,29 @@ impl Topic {
             .or_else(|| self.reads.frame(sequence))
     }
 
-    /// Notes that the log is to be asked for `from`; `false` when it already is.
-    pub(crate) fn want(&mut self, from: u64) -> bool {
+    /// The first sequence from `sequence` on that neither was read back nor is planned to be;
+    /// `None` when more than `bytes_max` bytes lie before it.
+    pub(crate) fn uncovered(&self, sequence: u64, bytes_max: usize) -> Option<u64> {
+        let mut next = sequence;
+        let mut bytes = 0;
+        while let Some((end, cost)) = self.reads.ahead(next).or_else(|| self.fetches.find(next)) {
+            next = end;
+            bytes += cost;
+            if bytes > bytes_max {
+                return None;
+            }
+        }
+        Some(next)
+    }
+
+    /// Notes that the log is to be asked for `from` on behalf of `channel`; `false` when it is on
+    /// its way already.
+    pub(crate) fn want(&mut self, from: u64, channel: ChannelKey) -> bool {
         debug_assert!(
             !self.ephemeral,
             "the cache of an ephemeral topic is all it has"
         );
-        let asked = self.fetching.contains(&from);
-        if !asked {
-            self.fetching.push(from);
-        }
-        !asked
+        self.fetches.want(from, channel)
     }
 }
 

@@ -190,6 +190,57 @@ fn a_straggler_is_found_after_the_window_has_moved_on() {
     assert_eq!((after[0].body.as_str(), after[0].attempts), ("0.7", 3));
 }
 
+/// Consumes a backlog of 100 large messages from a log that plans; how many reads were open at a time.
+fn consume_as_planned(cache_bytes_max: usize, shuffle: usize) -> usize {
+    let mut world = World::new(ShardLimits {
+        cache_bytes_max,
+        ..limits()
+    });
+    (world.plans, world.read_len, world.shuffle) = (true, 10, shuffle);
+    let bodies: Vec<String> = (0..100).map(|at| format!("{at:>65000}")).collect();
+    let slices: Vec<&str> = bodies.iter().map(String::as_str).collect();
+    let options = ConsumerOptions {
+        msg_timeout: Duration::from_secs(60),
+        sample_rate: 0,
+        locality: Locality::Global,
+    };
+    world.subscribe(("t", "ch"), 1, &options);
+    world.publish("t", Duration::ZERO, &slices);
+    world.turn();
+    world.checkpoint(CheckpointScope::All);
+    world.restart();
+    world.logs.get_mut("t").unwrap().damage(17, 33);
+    let consumer = world.subscribe(("t", "ch"), 2, &options);
+    world.shard.ready(consumer, 3);
+    let mut seen = Vec::new();
+    loop {
+        world.turn();
+        let delivered = world.take_inbox(2);
+        if delivered.is_empty() {
+            break;
+        }
+        for delivery in delivered {
+            let finished = world.shard.finish(world.now, consumer, &delivery.id);
+            finished.unwrap();
+            seen.push(delivery.body);
+        }
+    }
+    let left = [&bodies[..17], &bodies[33..]].concat();
+    assert_eq!(seen, left);
+    world.most_open
+}
+
+#[test]
+fn several_pieces_of_a_backlog_are_on_their_way_as_far_as_the_cache_has_room() {
+    for shuffle in 0..4 {
+        // The plan of a stretch that is damaged counts no bytes in this log.
+        let with_room = consume_as_planned(16 << 20, shuffle);
+        assert!(matches!(with_room, 4 | 5), "{with_room}");
+        assert_eq!(consume_as_planned(4 << 20, shuffle), 2);
+        assert_eq!(consume_as_planned(1, shuffle), 1);
+    }
+}
+
 #[test]
 fn many_deferrals_are_cheap_to_write_and_come_back() {
     let count = 20_000u64;
@@ -282,7 +333,9 @@ fn calls_with_dead_keys_do_nothing() {
     shard.pause_topic(key, true);
     assert!(!shard.create_channel(now, key, &common::channel_name("x")));
     shard.on_written(key, Sequence(1));
-    shard.on_fetched(key, Sequence(0), Bytes::new(), Vec::new(), Sequence(1));
+    let zero = Sequence(0);
+    shard.on_fetch_planned(key, zero, Sequence(1), 1);
+    shard.on_fetched(key, zero, zero, Bytes::new(), Vec::new(), Sequence(1));
     shard.on_fetch_failed(key, Sequence(0), Sequence(1));
     shard.on_poisoned(key, String::new());
     shard.checkpoint(key, CheckpointScope::All, |_, _| panic!("nothing to write"));

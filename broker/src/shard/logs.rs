@@ -11,7 +11,7 @@ use bytes::Bytes;
 use nsq_core::{
     CheckpointKey, CheckpointScope, Deadline, Now, PublishError, Sequence, TimerKey, TopicKey,
 };
-use nsq_log::{Batch, Disk, LogEvent, OpOutput, OpResult, SyncPolicy, Token, TopicLog};
+use nsq_log::{Batch, Disk, LogEvent, OpOutput, OpResult, Planned, SyncPolicy, Token, TopicLog};
 use nsq_proto::TopicName;
 use slotmap::KeyData;
 
@@ -202,7 +202,11 @@ impl Shard {
     /// Reads ahead for a channel.
     pub(super) fn fetch(&mut self, topic: TopicKey, from: Sequence, count: u32) {
         self.mark_log_used(topic);
-        with_log!(self, topic, |log, disk| log.read(disk, from.0, count));
+        let planned = with_log!(self, topic, |log, disk| log.read(disk, from.0, count));
+        if let Some(Planned { next, bytes }) = planned.flatten() {
+            let next = Sequence(next);
+            self.core.on_fetch_planned(topic, from, next, bytes);
+        }
     }
 
     fn mark_log_used(&mut self, topic: TopicKey) {
@@ -346,14 +350,14 @@ impl Shard {
                 self.answer_waiters(topic);
             }
             LogEvent::Fetched {
+                from,
                 first,
                 bytes,
                 spans,
                 next,
-                ..
             } => {
-                let (first, next) = (Sequence(first), Sequence(next));
-                self.core.on_fetched(topic, first, bytes, spans, next);
+                let (from, first, next) = (Sequence(from), Sequence(first), Sequence(next));
+                self.core.on_fetched(topic, from, first, bytes, spans, next);
             }
             LogEvent::Unreadable { from, next, reason } => {
                 self.log_topic_error(topic, &format!("lost messages {from}..{next}: {reason}"));

@@ -24,13 +24,16 @@ use crate::topic::Topic;
 const STALE_MAX: usize = 64;
 
 /// The accounts. Invariants: `bytes` is what the lent chunks of the tails and the read chunks of
-/// topics with a log cost together, `read_bytes` the latter's part; `tails` lists every lent chunk
+/// topics with a log cost together, `read_bytes` the latter's part; `planned_bytes` is what the open
+/// requests of all topics are planned to bring; `tails` lists every lent chunk
 /// and `reads` every read chunk, oldest first, among stale entries.
 #[derive(Debug)]
 pub(super) struct Cache {
     bytes_max: usize,
     pub(super) bytes: usize,
     pub(super) read_bytes: usize,
+    /// What the answers of the log that are on their way will cost, as far as is known.
+    pub(super) planned_bytes: usize,
     /// Appended and not written, over all topics whose log is in order.
     pub(super) unwritten_bytes: usize,
     /// By first sequence.
@@ -48,6 +51,7 @@ impl Cache {
             bytes_max,
             bytes: 0,
             read_bytes: 0,
+            planned_bytes: 0,
             unwritten_bytes: 0,
             tails: VecDeque::new(),
             reads: VecDeque::new(),
@@ -69,9 +73,10 @@ impl Cache {
         self.tails.push_back((topic, chunk.first));
     }
 
-    /// Whether what was read back fills less than `1 / share` of the budget.
+    /// Whether what was read back, with what is planned to be, fills less than `1 / share` of the
+    /// budget.
     pub(super) fn has_room_ahead(&self, share: usize) -> bool {
-        self.read_bytes < self.bytes_max / share
+        self.read_bytes + self.planned_bytes < self.bytes_max / share
     }
 
     fn dismiss(&mut self, chunk: &Chunk) {
@@ -100,6 +105,7 @@ impl Cache {
         if topic.poisoned.is_none() {
             self.unwritten_bytes -= topic.tail.unwritten_bytes();
         }
+        self.planned_bytes -= topic.fetches.planned_bytes();
         let lent = topic.tail.lent();
         topic
             .tail

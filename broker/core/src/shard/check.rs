@@ -98,6 +98,7 @@ impl Shard {
 
     fn check_cache(&self) {
         let (mut bytes, mut read_bytes, mut unwritten, mut counts) = (0, 0, 0, (0, 0));
+        let mut planned = 0;
         for topic in self.topics.values().filter(|topic| !topic.ephemeral) {
             let lent = topic
                 .tail
@@ -106,6 +107,7 @@ impl Shard {
             let lent: Vec<usize> = lent.map(|chunk| chunk.bytes.len()).collect();
             counts.0 += lent.len();
             bytes += lent.iter().sum::<usize>();
+            planned += topic.fetches.planned_bytes();
             counts.1 += topic.reads.iter().count();
             read_bytes += topic
                 .reads
@@ -118,6 +120,7 @@ impl Shard {
         }
         assert_eq!(self.cache.bytes, bytes + read_bytes);
         assert_eq!(self.cache.read_bytes, read_bytes);
+        assert_eq!(self.cache.planned_bytes, planned);
         assert_eq!(self.cache.unwritten_bytes, unwritten);
         assert_eq!(self.cache.counts(), counts);
     }

@@ -210,7 +210,7 @@ impl Shard {
             self.effects.push_back(Effect::Deliver { conn, frames });
             count += more;
         }
-        if count == 0 && topic.want(first) {
+        if count == 0 && topic.want(first, key) {
             self.effects.push_back(Effect::Fetch {
                 topic: topic_key,
                 from: Sequence(first),
@@ -251,7 +251,7 @@ impl Shard {
         if !frames.is_empty() {
             self.effects.push_back(Effect::Deliver { conn, frames });
         }
-        if count == 0 && topic.want(first) {
+        if count == 0 && topic.want(first, key) {
             self.effects.push_back(Effect::Fetch {
                 topic: channel.topic,
                 from: Sequence(first),

@@ -151,7 +151,7 @@ impl Shard {
         self.draining = true;
     }
 
-    /// Answers `Fetch`: `frames` holds whole frames at `spans` (start, end), for consecutive
+    /// Answers the `Fetch` of `from`: `frames` holds whole frames at `spans` (start, end), for consecutive
     /// sequences from `first`, `first <= from`. `next`: the sequence after the last one given;
     /// when it is greater than `first + spans.len()`, what lies between is damaged and counts as
     /// finished.
@@ -162,6 +162,7 @@ impl Shard {
     pub fn on_fetched(
         &mut self,
         topic: TopicKey,
+        from: Sequence,
         first: Sequence,
         frames: Bytes,
         spans: Vec<(u32, u32)>,
@@ -171,9 +172,7 @@ impl Shard {
             return;
         };
         let end = first.0 + spans.len() as u64;
-        found
-            .fetching
-            .retain(|from| !(first.0..next.0.max(end)).contains(from));
+        self.cache.planned_bytes -= found.fetches.close(from.0);
         if !spans.is_empty() {
             let chunk = ReadChunk::new(frames, spans, self.cache.next_stamp());
             self.cache.admit_read(topic, first.0, &chunk);
@@ -190,9 +189,7 @@ impl Shard {
         let Some(found) = self.topics.get_mut(topic) else {
             return;
         };
-        found
-            .fetching
-            .retain(|&asked| asked != from.0 && !(from.0..next.0).contains(&asked));
+        self.cache.planned_bytes -= found.fetches.close(from.0);
         self.lose(topic, from.0, next.0);
         self.mark_channels(topic);
     }

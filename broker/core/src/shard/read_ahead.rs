@@ -2,20 +2,44 @@
 //!
 //! A channel that was served what had been read back from the log will want what follows. It is
 //! asked for while the consumers are still busy with what they were sent: otherwise disk and
-//! consumers would take turns, and each would wait for the other.
+//! consumers would take turns, and each would wait for the other. For the same reason several
+//! pieces are on their way at a time, each asked for as soon as it is known where the one before
+//! will end.
 
 use super::Shard;
 use crate::types::ChannelKey;
-use crate::{Effect, Sequence};
+use crate::{Effect, Sequence, TopicKey};
 
-/// So much lies ahead of a channel that reads its backlog: more than its consumers take while the
-/// next piece is on its way from a device.
+/// So much lies ahead of a channel that reads its backlog, read or on its way: more than its
+/// consumers take while a device answers.
 const AHEAD_BYTES: usize = 2 << 20;
-/// What was read back may fill this part of the cache, the reciprocal; beyond it there is no reading
-/// ahead. Many channels that lag each need their place more than one of them needs two.
+/// What was read back, or is planned to be, may fill this part of the cache, the reciprocal; beyond
+/// it there is no reading ahead. Many channels that lag each need their place more than one of them
+/// needs two.
 const CACHE_SHARE: usize = 4;
 
 impl Shard {
+    /// Tells, right after a `Fetch`, what its answer will hold unless something is damaged: messages
+    /// up to `next`, in so many bytes. What follows may be asked for at once.
+    pub fn on_fetch_planned(
+        &mut self,
+        topic: TopicKey,
+        from: Sequence,
+        next: Sequence,
+        bytes: usize,
+    ) {
+        let Some(found) = self.topics.get_mut(topic) else {
+            return;
+        };
+        let Some(channel) = found.fetches.plan(from.0, next.0, bytes) else {
+            return;
+        };
+        self.cache.planned_bytes += bytes;
+        if self.channels.contains_key(channel) {
+            self.read_ahead(channel);
+        }
+    }
+
     /// Asks the log for what follows the pieces ahead of a channel's cursor, unless enough is there,
     /// it was asked for already, or the rest is in the tail.
     pub(super) fn read_ahead(&mut self, key: ChannelKey) {
@@ -29,10 +53,10 @@ impl Shard {
         if topic.ephemeral || pending.start >= end || !self.cache.has_room_ahead(CACHE_SHARE) {
             return;
         }
-        let Some(next) = topic.reads.uncovered(pending.start, AHEAD_BYTES) else {
+        let Some(next) = topic.uncovered(pending.start, AHEAD_BYTES) else {
             return;
         };
-        if next < end && topic.want(next) {
+        if next < end && topic.want(next, key) {
             self.effects.push_back(Effect::Fetch {
                 topic: topic_key,
                 from: Sequence(next),

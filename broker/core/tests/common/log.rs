@@ -30,6 +30,8 @@ pub(crate) struct SimLog {
     opened: u32,
     /// Messages per read.
     pub(crate) read_len: usize,
+    /// Tells where reads will end.
+    pub(crate) plans: bool,
 }
 
 impl SimLog {
@@ -99,6 +101,16 @@ impl SimLog {
         }
     }
 
+    /// Where the answer to a read will end, and its bytes, unless there is damage: the log finds it
+    /// only when it reads.
+    pub(crate) fn plan(&self, from: u64) -> Option<(Sequence, usize)> {
+        let at = usize::try_from(from).unwrap();
+        let end = self.written.min(at + self.read_len.max(1));
+        let frames = self.records.get(at..end)?.iter().flatten();
+        let bytes = frames.map(|record| record.frame.len()).sum();
+        (self.plans && end > at).then_some((Sequence(end as u64), bytes))
+    }
+
     pub(crate) fn answer(&self, shard: &mut Shard, key: TopicKey, from: u64) {
         let at = usize::try_from(from).unwrap();
         assert!(at < self.written, "only what is written is read back");
@@ -123,7 +135,8 @@ impl SimLog {
             shard.on_fetch_failed(key, Sequence(from), next);
         } else {
             let (bytes, spans) = scatter(&frames);
-            shard.on_fetched(key, Sequence(first as u64), bytes, spans, next);
+            let first = Sequence(first as u64);
+            shard.on_fetched(key, Sequence(from), first, bytes, spans, next);
         }
     }
 

@@ -5,7 +5,7 @@
 pub(crate) mod log;
 pub(crate) mod script;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -77,12 +77,18 @@ pub(crate) struct World {
     pub(crate) gone: usize,
     pub(crate) fired: Vec<Deadline>,
     pub(crate) fetches: usize,
+    /// How many of them were open at a time.
+    pub(crate) most_open: usize,
     /// Answer reads at once.
     pub(crate) reads_answered: bool,
     /// Assert the invariants every turn: costs time in proportion to the state.
     pub(crate) checked: bool,
     /// Messages per read; 0 = one.
     pub(crate) read_len: usize,
+    /// The logs tell where reads will end.
+    pub(crate) plans: bool,
+    /// So many of the open reads are answered last that were asked for first.
+    pub(crate) shuffle: usize,
     /// Report appends as written at once.
     pub(crate) writes_reported: bool,
     open_reads: Vec<(TopicKey, u64)>,
@@ -112,9 +118,12 @@ impl World {
             gone: 0,
             fired: Vec::new(),
             fetches: 0,
+            most_open: 0,
             reads_answered: true,
             checked: true,
             read_len: 0,
+            plans: false,
+            shuffle: 0,
             writes_reported: true,
             open_reads: Vec::new(),
             keys: BTreeMap::new(),
@@ -126,7 +135,7 @@ impl World {
         let key = self.shard.create_topic(self.now, &topic_name(name));
         self.keys.insert(key, name.to_owned());
         let log = self.logs.entry(name.to_owned()).or_default();
-        log.read_len = self.read_len;
+        (log.read_len, log.plans) = (self.read_len, self.plans);
         key
     }
 
@@ -207,14 +216,19 @@ impl World {
     }
 
     pub(crate) fn answer_reads(&mut self) {
-        for (key, from) in std::mem::take(&mut self.open_reads) {
+        let mut reads = std::mem::take(&mut self.open_reads);
+        if !reads.is_empty() {
+            let at = self.shuffle % reads.len();
+            reads.rotate_left(at);
+        }
+        for (key, from) in reads {
             self.logs[&self.keys[&key]].answer(&mut self.shard, key, from);
         }
     }
 
     pub(crate) fn take_effects(&mut self) {
-        let effects: Vec<Effect> = self.shard.drain_effects().collect();
-        for effect in effects {
+        let mut effects: VecDeque<Effect> = self.shard.drain_effects().collect();
+        while let Some(effect) = effects.pop_front() {
             match effect {
                 Effect::Deliver { conn, frames } => {
                     assert!(!frames.is_empty());
@@ -230,6 +244,10 @@ impl World {
                     );
                     self.fetches += 1;
                     self.open_reads.push((topic, from.0));
+                    self.most_open = self.most_open.max(self.open_reads.len());
+                    if let Some((next, bytes)) = self.logs[&self.keys[&topic]].plan(from.0) {
+                        self.shard.on_fetch_planned(topic, from, next, bytes);
+                    }
                 }
                 Effect::Disconnect { conn } => assert!(self.disconnected.insert(conn)),
                 Effect::TopicGone { topic } => {
@@ -247,6 +265,7 @@ impl World {
                 Effect::Due(deadline) => self.fired.push(deadline),
                 Effect::Log(line) => self.lines.push(line),
             }
+            effects.extend(self.shard.drain_effects());
         }
     }
 

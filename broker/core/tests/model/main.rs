@@ -81,6 +81,8 @@ impl Run {
         let read_len = usize::try_from(random.below(4) * 3 + 1).unwrap();
         let mut world = World::new(limits);
         world.read_len = read_len;
+        world.plans = seed % 2 == 1;
+        world.shuffle = usize::try_from(seed % 7).unwrap();
         let (keys, seen, published) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self {
             random,
