@@ -125,7 +125,7 @@ impl SyncMode {
     }
 }
 
-/// How large parts of segment files are written and read. What is small is always buffered.
+/// How large parts of segment files are written. What is small is always buffered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SegmentIo {
     /// `--segment-io=auto`: around the page cache while that gets more written.

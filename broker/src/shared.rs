@@ -50,7 +50,7 @@ pub(crate) struct Settings {
     pub(crate) sync_timeout: Duration,
     /// Bytes of message caches per shard.
     pub(crate) cache_bytes_max: usize,
-    /// How large parts of segment files are written and read.
+    /// How large parts of segment files are written.
     pub(crate) segment_io: SegmentIo,
     /// How long an idle shard spins before it parks.
     pub(crate) spin: Duration,

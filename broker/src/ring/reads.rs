@@ -48,7 +48,7 @@ impl Ring {
         offset: u64,
         wanted: usize,
     ) -> io::Result<()> {
-        let is_direct = self.route.may_be_direct(wanted) && !is_cached(&file, offset, wanted);
+        let is_direct = wanted >= LARGE_BYTES && !is_cached(&file, offset, wanted);
         let direct = is_direct.then(|| self.direct.get(&file)).flatten();
         let (lead, span, part) = match direct {
             Some(_) => {

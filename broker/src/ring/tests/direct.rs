@@ -376,6 +376,24 @@ fn direct_descriptors_are_closed_after_their_file() {
 }
 
 #[test]
+fn what_is_not_in_the_page_cache_is_read_around_it_however_it_was_written() {
+    let mut model = Model::new(MIB);
+    if !model.shows_direct() {
+        return;
+    }
+    let mut ring = ring(SegmentIo::Buffered);
+    model.write(&mut ring, 1, 0..MIB, 3);
+    written(&mut ring, 1);
+    model.check_all(&mut ring);
+    assert!(is_cached(&model.file, 0, MIB), "written and read there");
+    model.evict();
+    model.check(&mut ring, 1000..MIB / 2);
+    assert!(!is_cached(&model.file, 0, MIB), "read directly");
+    model.check(&mut ring, 1000..2000);
+    assert!(is_cached(&model.file, 0, 4096), "small reads are buffered");
+}
+
+#[test]
 fn writes_that_find_no_room_are_buffered() {
     let mut model = Model::new(24 * MIB);
     let mut ring = ring(SegmentIo::Direct);
