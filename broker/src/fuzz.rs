@@ -7,6 +7,7 @@ mod tls;
 
 use nsq_fuzz::Target;
 
+#[cfg(test)]
 pub(crate) use tls::configs;
 
 /// All of them.
