@@ -36,6 +36,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use crate::storage;
+
 /// Of the head of a slot: a page, so that the data is aligned.
 pub(crate) const HEAD_BYTES: usize = 4096;
 /// A block of messages (256 KiB) and the table that goes before it. A multiple of the page size.
@@ -184,6 +186,8 @@ pub(crate) fn redo(data_path: &Path) -> io::Result<Redone> {
         fs::remove_file(path)?;
     }
     fs::remove_dir(&dir)?;
+    // Or a power failure could bring a stage back after its places in the log were used again.
+    storage::sync_parent(&dir)?;
     Ok(redone)
 }
 
