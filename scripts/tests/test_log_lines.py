@@ -119,6 +119,8 @@ THEIRS = re.compile(
     r"INFO: DISKQUEUE\(|INFO: QUEUESCAN: |INFO: TOPIC\(.*\): closing \.\.\. messagePump|DEBUG: \[ADDRESS\] state rdy: "
     # A client that leaves without ending its compressed stream.
     r"|ERROR: client\(ADDRESS\) - failed to read command - unexpected EOF"
+    # A heartbeat or message that meets the end of its connection.
+    r"|ERROR: PROTOCOL\(V2\): \[ADDRESS\] messagePump error - write tcp .*: use of closed network connection"
     # When a changed topic or channel is written is up to each.
     r"|INFO: NSQ: persisting topic/channel metadata"
 )
