@@ -32,6 +32,10 @@ def play(
 ) -> None:
     """Runs a client program and compares what it saw, and what the broker counted, with the expectation."""
     broker = context.broker(*flags, binary=binary)
+    # Clients do not wait for the answer to SUB before they publish.
+    broker.post(f"/topic/create?topic={prefix}fanout")
+    for channel in ("a", "b"):
+        broker.post(f"/channel/create?topic={prefix}fanout&channel={channel}")
     command = [part.replace("ADDRESS", f"127.0.0.1:{broker.tcp_port}").replace("PREFIX", prefix) for part in command]
     result = subprocess.run(command, capture_output=True, text=True, timeout=SCENARIO_PATIENCE_S)
     assert result.returncode == 0, f"the client failed: {result.stderr[-2000:]}"
