@@ -123,7 +123,9 @@ pub(super) fn snappy(input: &[u8]) {
     };
     let (theirs, error) = library(FrameDecoder::new(wire));
     if error.as_ref().is_some_and(is_long_padding) {
-        assert!(end == End::Refused || plain.starts_with(&theirs));
+        let common = plain.len().min(theirs.len());
+        assert!(end != End::Dry || common == theirs.len());
+        assert!(end == End::Refused || plain[..common] == theirs[..common]);
         return;
     }
     match end {
