@@ -57,7 +57,7 @@ pub struct RingOptions {
     pub recv_buffers: u16,
     /// Size of each receive buffer.
     pub recv_buffer_bytes: u32,
-    /// Whether large writes and reads may go around the page cache.
+    /// Whether large writes may go around the page cache. Large reads do, of what it does not hold.
     pub segment_io: SegmentIo,
 }
 

@@ -2,8 +2,8 @@
 //! already, while a fresh page costs a fault, and on a virtual machine perhaps one of the host's.
 //!
 //! A [`Pool`] belongs to a ring. A [`Buffer`] comes back when it is dropped, on whichever thread:
-//! what was read from a file moves between shards. Hence the lock, taken twice per large read or
-//! direct write and never held over more than a push or a pop.
+//! what was read from a file moves between shards. Hence the lock, taken twice per large read and
+//! never held over more than a push or a pop.
 //!
 //! Invariants
 //! - A buffer has one owner: the shelf, or whoever borrowed it.

@@ -106,7 +106,7 @@ impl Route {
         }
     }
 
-    /// Whether anything may go around the page cache.
+    /// Whether a write of `len` bytes may go around the page cache.
     pub(super) fn may_be_direct(&self, len: usize) -> bool {
         self.mode != SegmentIo::Buffered && len >= LARGE_BYTES
     }
