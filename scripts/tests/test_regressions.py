@@ -118,6 +118,25 @@ def subscription_is_answered_before_its_messages(context: Context) -> None:
 
 
 @case("regressions", ours_only=True)
+def publisher_is_answered_before_its_message_comes_back(context: Context) -> None:
+    """Also when the topic, its first file or the channel is still being made: clients close on the message."""
+    broker = context.shared_broker()
+    for attempt in range(24):
+        topic, is_made_by_publish = f"ok_first_{attempt}", attempt % 2 == 0
+        with broker.connect() as producer, broker.connect() as consumer:
+            if is_made_by_publish:
+                producer.send(wire.pub(topic, b"m"))
+            consumer.send(f"SUB {topic} c\nRDY 1\n".encode())
+            equal(consumer.frame().data, b"OK", "SUB")
+            if not is_made_by_publish:
+                producer.send(wire.pub(topic, b"m"))
+            equal(consumer.message().body, b"m", "message")
+            # What was sent before it has arrived before it: nothing is waited for.
+            answer = producer.socket.recv(64, socket.MSG_DONTWAIT)
+            equal(answer, wire.sized(b"\0\0\0\0OK"), "answer that is there")
+
+
+@case("regressions", ours_only=True)
 def ephemeral_topic_is_made_again_by_the_next_publish(context: Context) -> None:
     """Also when its last consumer goes in the same moment."""
     broker = context.broker()

@@ -72,6 +72,7 @@ impl World {
             .unwrap();
         self.shard.take_batches(|_, batch| drop(batch.frames));
         self.shard.on_written(self.topic, published.end);
+        self.shard.reveal(self.topic, published.end);
     }
 
     /// Hands a run out and lists what was delivered.

@@ -159,6 +159,9 @@ impl Channel {
         let mut room = batch.room;
         let mut next = start;
         for &(sequence, due_ms) in batch.deferred {
+            if sequence >= end {
+                break;
+            }
             if due_ms <= batch.now_ms {
                 continue;
             }

@@ -2,8 +2,9 @@
 //!
 //! Owned by the shard. Two positions say what a channel sees: `head`, the next sequence, and the
 //! *pump*, before which everything was handed to the channels that existed. While the topic is
-//! paused, held or without a channel the pump stands still, and what gathers before the head is the topic's
-//! own backlog.
+//! paused, held or without a channel the pump stands still, and what gathers before the head is the
+//! topic's own backlog. It goes no further than what is *revealed*: whose publishers have their
+//! answers.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -64,12 +65,20 @@ impl Backlog {
         }
     }
 
-    /// Everything before `head` is with the channels, or dropped.
-    pub(crate) fn clear(&mut self, head: u64) {
-        self.pump = head;
-        self.deferred.clear();
-        self.deferred.shrink_to(DEFERRED_KEPT);
-        self.damaged.clear();
+    /// Everything before `end` is with the channels, or dropped.
+    pub(crate) fn clear(&mut self, end: u64) {
+        self.pump = end;
+        let gone = self
+            .deferred
+            .partition_point(|&(sequence, _)| sequence < end);
+        self.deferred.drain(..gone);
+        if self.deferred.is_empty() {
+            self.deferred.shrink_to(DEFERRED_KEPT);
+        }
+        self.damaged.retain(|&(_, lost_end)| lost_end > end);
+        if let Some((start, _)) = self.damaged.first_mut() {
+            *start = end.max(*start);
+        }
     }
 }
 
@@ -105,6 +114,8 @@ pub(crate) struct Topic {
     /// Number of the next channel in checkpoints; 0 is the topic itself.
     pub(crate) next_channel: u32,
     pub(crate) tail: Tail,
+    /// Where what may be handed to channels ends. Ephemeral topics hide nothing.
+    revealed: u64,
     pub(crate) reads: Reads,
     pub(crate) fetches: Fetches,
     pub(crate) backlog: Backlog,
@@ -127,6 +138,7 @@ impl Topic {
             channels: Vec::new(),
             next_channel: 1,
             tail: Tail::new(head, encode_prefix(node, epoch)),
+            revealed: head,
             reads: Reads::default(),
             fetches: Fetches::default(),
             backlog: Backlog {
@@ -141,6 +153,22 @@ impl Topic {
 
     pub(crate) fn head(&self) -> u64 {
         self.tail.head()
+    }
+
+    /// Where what may be handed to channels ends.
+    pub(crate) fn revealed(&self) -> u64 {
+        if self.ephemeral {
+            self.head()
+        } else {
+            self.revealed.min(self.head())
+        }
+    }
+
+    /// Everything before `end` may be handed to channels; `false` when it could be already.
+    pub(crate) fn reveal(&mut self, end: u64) -> bool {
+        let is_news = end > self.revealed;
+        self.revealed = self.revealed.max(end);
+        is_news
     }
 
     /// The epoch under which new messages are numbered.

@@ -116,6 +116,7 @@ impl Bench {
         shard.take_batches(|_, batch| appended += batch.ends.0.len() + batch.ends.1.len());
         assert_eq!(appended, if published.logged { PER_TURN } else { 0 });
         shard.on_written(*topic, published.end);
+        shard.reveal(*topic, published.end);
         shard.dispatch(*now);
         for effect in shard.drain_effects() {
             if let Effect::Deliver { frames, .. } = effect {

@@ -150,6 +150,62 @@ fn pausing_a_topic_does_not_hold_back_what_came_before() {
 }
 
 #[test]
+fn what_is_not_revealed_stays_with_the_topic() {
+    check(
+        "chan t ch
+         sub c1 t ch
+         rdy c1 9
+         hide
+         pub t a b
+         dpub t 1s c d
+         pub t e
+         expect c1
+         stats t depth=5
+         reveal t 2
+         expect c1 a b
+         stats t depth=3
+         reveal t 1
+         reveal t 3
+         stats t depth=2
+         stats t ch deferred=1
+         advance 1s
+         expect c1 c
+         reveal t 5
+         expect c1 d e
+         stats t depth=0
+         pub t f
+         expect c1
+         reveal t 6
+         expect c1 f
+         pub t g
+         expect c1
+         chan t late
+         expect c1
+         empty t
+         expect c1 g
+         stats t late depth=1",
+    );
+}
+
+#[test]
+fn what_is_not_revealed_is_with_the_topic_after_a_restart() {
+    check(
+        "chan t ch
+         hide
+         dpub t 1s a b
+         reveal t 1
+         checkpoint
+         reveal t 2
+         restart
+         sub c1 t ch
+         rdy c1 9
+         expect c1
+         advance 1s
+         expect c1 a b",
+    );
+}
+
+#[test]
 fn emptying_a_topic_leaves_its_channels_untouched() {
     check(
         "chan t ch

@@ -25,9 +25,8 @@ use super::turn::{Ready, Ring, Sink};
 
 impl Ring {
     /// Writes the two parts, one after the other, at `offset`. Answered once by
-    /// [`Completion::Written`], always in a later turn, and before that perhaps by one
-    /// [`Completion::WriteAccepted`]. Writes in flight together may complete in
-    /// any order.
+    /// [`Completion::Written`], never from within this call, and before that perhaps by one
+    /// [`Completion::WriteAccepted`]. Writes in flight together may complete in any order.
     pub fn write(&mut self, token: u64, file: Rc<OwnedFd>, offset: u64, parts: [Bytes; 2]) {
         let op = WriteOp::new(token, file, offset, parts);
         if !is_position(offset, op.len()) {

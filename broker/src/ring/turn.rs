@@ -48,7 +48,7 @@ pub struct Ring {
     pub(super) listeners: Vec<(u32, OpId)>,
     /// Receives that found all buffers taken, and ids of some that were ended since.
     pub(super) starved: VecDeque<OpId>,
-    /// Outcomes that needed no kernel round trip, for the next turn.
+    /// Outcomes that needed no kernel round trip, for [`Ring::settle`] or the next turn.
     pub(super) ready: VecDeque<Ready>,
     pub(super) route: Route,
     pub(super) direct: DirectFiles,
@@ -146,6 +146,17 @@ impl Ring {
         self.deliver_ready(&mut sink);
         self.reap(&mut sink);
         Ok(delivered)
+    }
+
+    /// Hands what needed no kernel round trip to `on` now, and not in the next turn; returns how many
+    /// completions there were. What `on` asks of the ring meanwhile is answered later.
+    pub fn settle(&mut self, mut on: impl FnMut(Completion<'_>)) -> usize {
+        let mut delivered = 0;
+        self.deliver_ready(&mut |completion| {
+            delivered += 1;
+            on(completion);
+        });
+        delivered
     }
 
     /// Starts an operation; the table owns what the kernel touches.

@@ -78,7 +78,7 @@ impl Shard {
 
     /// Where nsqlookupd may know channels of a new topic, its messages wait until they are there. An
     /// ephemeral topic lives by its consumers, and would outlive them with such channels (K29).
-    pub(super) fn hold_new_topic(&mut self, topic: TopicKey, name: &TopicName) {
+    fn ask_for_channels(&mut self, topic: TopicKey, name: &TopicName) {
         if name.is_ephemeral() || !self.shared.has_lookup_peers() {
             return;
         }
@@ -105,6 +105,17 @@ impl Shard {
             self.record_change(&name);
             self.schedule_checkpoint(topic);
         }
+    }
+
+    /// Sees to it that a new topic gets into the catalogue. Until then nobody is answered, and its
+    /// messages stay with it.
+    pub(super) fn announce_topic(&mut self, topic: TopicKey, name: &TopicName) {
+        let version = self.record_change(name);
+        self.topics[topic].saved_when = version;
+        if version > self.catalogue_saved {
+            self.new_topics.push_back(topic);
+        }
+        self.ask_for_channels(topic, name);
     }
 
     /// Records a change that also moved positions of a topic, and who is to be told.
@@ -154,15 +165,23 @@ impl Shard {
         }
         self.catalogue_saved = version;
         self.settle_changes();
-        let gated: Vec<TopicKey> = self
-            .topics
-            .iter()
-            .filter(|(_, state)| !state.waiters.is_empty() && state.saved_when <= version)
-            .map(|(topic, _)| topic)
-            .collect();
-        for topic in gated {
+        for topic in self.take_new_topics(version) {
             self.answer_waiters(topic);
+            self.reveal(topic);
         }
+    }
+
+    /// Those of the new topics that a version of the catalogue covers.
+    fn take_new_topics(&mut self, version: u64) -> Vec<TopicKey> {
+        let mut covered = Vec::new();
+        while let Some(topic) = self.new_topics.front() {
+            let state = self.topics.get(*topic);
+            if state.is_some_and(|state| state.saved_when > version) {
+                break;
+            }
+            covered.extend(self.new_topics.pop_front());
+        }
+        covered
     }
 
     /// Nothing up to `version` is in the file: refuse what depends on it. New topics are tried again
@@ -177,16 +196,13 @@ impl Shard {
             self.tell(change.done, Err(reason));
         }
         let unsaved = (self.catalogue_saved + 1)..=version;
-        let topics: Vec<TopicKey> = self
-            .topics
-            .iter()
-            .filter(|(_, state)| unsaved.contains(&state.saved_when))
-            .map(|(topic, _)| topic)
-            .collect();
-        for topic in topics {
-            self.fail_waiters(topic, reason);
-            self.topics[topic].saved_when = UNSAVED;
+        for topic in self.take_new_topics(version) {
+            let Some(state) = self.topics.get_mut(topic) else {
+                continue;
+            };
+            state.saved_when = UNSAVED;
             self.unsaved_topics.push(topic);
+            self.fail_waiters(topic, reason);
         }
         for state in self.topics.values_mut() {
             if unsaved.contains(&state.changed_when) {
@@ -204,6 +220,7 @@ impl Shard {
             let version = self.record_change(&name);
             if let Some(state) = self.topics.get_mut(topic) {
                 state.saved_when = version;
+                self.new_topics.push_back(topic);
             }
         }
     }

@@ -1,10 +1,11 @@
 //! The one task that drives a shard: it owns the ring and turns the crank.
 //!
-//! A turn: submit and reap the ring, drain the mailbox, finish the turn, queue what the ring is to
-//! do next. Between turns other tasks of the executor (HTTP) get to run when one of them was
-//! woken. With nothing to do the driver first spins, where that pays off (`spin`), and then parks the thread inside the ring (`io_uring_enter` with a timeout), which is where every
-//! socket, file and doorbell wakes it. See `ARCHITECTURE.md` for the measurement behind parking
-//! there and not in glommio's reactor.
+//! A turn: submit and reap the ring, drain the mailbox, let the ring write what was published, finish
+//! the turn, queue what the ring is to do next. Between turns other tasks of the executor (HTTP) get
+//! to run when one of them was woken. With nothing to do the driver first spins, where that pays off
+//! (`spin`), and then parks the thread inside the ring (`io_uring_enter` with a timeout), which is
+//! where every socket, file and doorbell wakes it. See `ARCHITECTURE.md` for the measurement behind
+//! parking there and not in glommio's reactor.
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -126,6 +127,9 @@ impl Driver {
                 shard.begin_turn();
             }
             events += mailbox.drain(MAILBOX_BUDGET, |message| shard.on_message(message));
+            shard.take_in();
+            shard.hand_over_ring_ops(|sockets, op| submit(ring, &self.listeners, sockets, op));
+            events += ring.settle(|completion| shard.on_completion(completion));
             shard.finish_turn();
             shard.wake_tasks();
             shard.hand_over_ring_ops(|sockets, op| submit(ring, &self.listeners, sockets, op));

@@ -28,6 +28,21 @@ enum Next {
     Resume,
 }
 
+/// Connections with something to send or to settle at the end of the turn.
+#[derive(Debug, Default)]
+pub(super) struct FlushQueue {
+    /// Those that are sent no messages. They go first, so that an `OK` goes before the message that
+    /// it is for: a publisher may close as soon as its message has come back.
+    publishers: Vec<SocketKey>,
+    consumers: Vec<SocketKey>,
+}
+
+impl FlushQueue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.publishers.is_empty() && self.consumers.is_empty()
+    }
+}
+
 impl Shard {
     /// Puts a connection on the list for the end of the turn.
     pub(super) fn queue_flush(&mut self, key: SocketKey) {
@@ -36,7 +51,11 @@ impl Shard {
         };
         if !connection.flush_queued {
             connection.flush_queued = true;
-            self.flush_queue.push(key);
+            let queue = match connection.subscription {
+                None => &mut self.flush_queue.publishers,
+                Some(_) => &mut self.flush_queue.consumers,
+            };
+            queue.push(key);
         }
     }
 
@@ -44,7 +63,11 @@ impl Shard {
     /// further flushes; they run in the next turn.
     pub(super) fn flush_sockets(&mut self) {
         let mut queue = std::mem::take(&mut self.flush_queue);
-        for key in queue.drain(..) {
+        let FlushQueue {
+            publishers,
+            consumers,
+        } = &mut queue;
+        for key in publishers.drain(..).chain(consumers.drain(..)) {
             self.flush(key);
         }
         if self.flush_queue.is_empty() {

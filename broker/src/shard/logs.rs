@@ -49,6 +49,8 @@ pub(crate) struct TopicState {
     pub(super) waiters: VecDeque<Waiter>,
     /// Everything below may be answered, as far as the log is concerned.
     pub(super) committed: Sequence,
+    /// Everything below is in the log, if not on the device yet.
+    written: Sequence,
     /// The catalogue's version that must be saved before anything is answered.
     pub(super) saved_when: u64,
     /// The catalogue's version that holds the last change of the topic or its channels.
@@ -332,7 +334,8 @@ impl Shard {
             self.log_topic_error(topic, &format!("publishes are refused for now: {reason}"));
         }
         if is_stuck {
-            // Their messages may be delivered all the same, as with any answer that is lost.
+            // Their messages are delivered all the same once they are written, as with any answer
+            // that is lost.
             self.fail_waiters(topic, &reason);
         }
     }
@@ -340,7 +343,11 @@ impl Shard {
     fn on_log_event(&mut self, topic: TopicKey, event: LogEvent) {
         match event {
             LogEvent::Written { end } => {
+                if let Some(state) = self.topics.get_mut(topic) {
+                    state.written = Sequence(end);
+                }
                 self.core.on_written(topic, Sequence(end));
+                self.reveal(topic);
                 self.schedule_sync(topic);
             }
             LogEvent::Committed { end } => {
@@ -348,6 +355,7 @@ impl Shard {
                     state.committed = Sequence(end);
                 }
                 self.answer_waiters(topic);
+                self.reveal(topic);
             }
             LogEvent::Fetched {
                 from,
@@ -377,6 +385,17 @@ impl Shard {
                 self.schedule_checkpoint(topic);
             }
             LogEvent::Poisoned { reason } => self.on_poisoned(topic, &reason),
+        }
+    }
+
+    /// Lets consumers have what is in the log of a topic that is in the catalogue. With
+    /// `--sync=always` that is before its publishers are answered.
+    pub(super) fn reveal(&mut self, topic: TopicKey) {
+        if let Some(state) = self.topics.get(topic)
+            && state.saved_when <= self.catalogue_saved
+        {
+            let end = state.written.max(state.committed);
+            self.core.reveal(topic, end);
         }
     }
 

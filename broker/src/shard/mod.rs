@@ -3,10 +3,10 @@
 //! [`Shard`] holds the queue semantics (`nsq_core`), the logs of its topics, its sockets, and what
 //! is on its way to other shards. It is reached only through [`cell::ShardCell`], whose closures
 //! are not async, so that no borrow can live across an await. Nothing acts on an arriving packet
-//! alone: input is applied to the core as it comes, and once a turn [`Shard::finish_turn`] hands
-//! out messages, appends to the logs, and flushes.
+//! alone: input is applied to the core as it comes, and once a turn [`Shard::take_in`] appends to the
+//! logs and [`Shard::finish_turn`] hands out messages and flushes.
 //!
-//! What the ring is to do is queued in `ring_ops` and submitted by the [`driver`] after the turn.
+//! What the ring is to do is queued in `ring_ops` and submitted by the [`driver`] after either.
 //!
 //! Hot path (`session`, `publish`, `flush`): no allocation, formatting or await per message. A publish
 //! command shares its topic's name, which is one atomic count per command, not per message.
@@ -94,8 +94,7 @@ pub(crate) struct Shard {
     ring_ops: Vec<RingOp>,
     /// Commands of clients and publishes of other shards that were ever taken.
     work: u64,
-    /// Connections with something to send or to settle at the end of the turn.
-    flush_queue: Vec<SocketKey>,
+    flush_queue: flush::FlushQueue,
     /// Sockets that said they have room to send, and had none.
     misled: Vec<SocketKey>,
     /// Connections with more received than they may decode in one turn.
@@ -117,6 +116,8 @@ pub(crate) struct Shard {
     catalogue_saved: u64,
     /// Deleted topics whose logs are being removed.
     removals: Vec<TopicKey>,
+    /// Topics that are on their way to the catalogue, oldest first.
+    new_topics: VecDeque<TopicKey>,
     /// Topics that the catalogue could not take.
     unsaved_topics: Vec<TopicKey>,
     /// The disk has too little room left: publishes are refused.
@@ -157,7 +158,7 @@ impl Shard {
             gathering: VecDeque::new(),
             ring_ops: Vec::new(),
             work: 0,
-            flush_queue: Vec::new(),
+            flush_queue: flush::FlushQueue::default(),
             misled: Vec::new(),
             undecoded: Vec::new(),
             handshakes_left: layers::HANDSHAKES_PER_TURN,
@@ -170,6 +171,7 @@ impl Shard {
             catalogue_sent: 0,
             catalogue_saved: 0,
             removals: Vec::new(),
+            new_topics: VecDeque::new(),
             unsaved_topics: Vec::new(),
             disk_full: false,
             requests: FxHashMap::default(),
@@ -198,17 +200,22 @@ impl Shard {
         self.now = self.now.max(sent);
     }
 
-    /// Everything that happens once per turn, after input was applied.
-    pub(crate) fn finish_turn(&mut self) {
+    /// Applies the rest of the input and appends what was published.
+    pub(crate) fn take_in(&mut self) {
         self.resume_undecoded();
         self.resume_handshakes();
         self.core.advance(self.now);
         self.apply_effects();
         self.resume_congested();
-        self.core.dispatch(self.now);
-        self.apply_effects();
         self.append_batches();
         self.end_gathering();
+    }
+
+    /// Hands out messages and sends. Comes after the writes that were made on the spot: an `OK`
+    /// goes before the message that it is for.
+    pub(crate) fn finish_turn(&mut self) {
+        self.core.dispatch(self.now);
+        self.apply_effects();
         self.flush_sockets();
         self.settle_congestion();
         self.send_outboxes();
@@ -227,9 +234,7 @@ impl Shard {
         }
         let key = self.core.create_topic(self.now, name);
         self.open_log(key, name);
-        let version = self.record_change(name);
-        self.topics[key].saved_when = version;
-        self.hold_new_topic(key, name);
+        self.announce_topic(key, name);
         key
     }
 

@@ -128,6 +128,15 @@ impl Shard {
         self.enforce_cache();
     }
 
+    /// The publishers of everything below `end` are answered before what is dispatched from now on:
+    /// it may be handed to consumers. Ephemeral topics need none of this.
+    pub fn reveal(&mut self, topic: TopicKey, end: Sequence) {
+        let found = self.topics.get_mut(topic);
+        if found.is_some_and(|topic| topic.reveal(end.0)) {
+            self.mark_topic(topic);
+        }
+    }
+
     /// The log failed for good: publishes to this topic are refused from now on. What was not
     /// written stays deliverable, but holds no other publisher up.
     pub fn on_poisoned(&mut self, topic: TopicKey, reason: String) {
@@ -138,6 +147,8 @@ impl Shard {
             self.cache.unwritten_bytes -= found.tail.unwritten_bytes();
             found.poisoned = Some(reason);
         }
+        let head = found.head();
+        self.reveal(topic, Sequence(head));
     }
 
     /// Publishers are to wait: too much is gathered and not yet written.

@@ -104,7 +104,8 @@ impl Shard {
         if !self.topics.contains_key(topic) {
             return;
         }
-        self.pump(topic);
+        // The channels also get what is not revealed yet: it will be answered like the rest.
+        self.pump_to(topic, self.topics[topic].head());
         let found = &mut self.topics[topic];
         let (start, head) = (found.backlog.pump, found.head());
         found.backlog.clear(head);
@@ -314,15 +315,18 @@ impl Shard {
         true
     }
 
-    /// Hands everything published so far to the channels, unless the topic is paused or has none.
+    /// Hands everything revealed so far to the channels, unless the topic is paused or has none.
     pub(super) fn pump(&mut self, key: TopicKey) {
+        self.pump_to(key, self.topics[key].revealed());
+    }
+
+    fn pump_to(&mut self, key: TopicKey, end: u64) {
         let topic = &mut self.topics[key];
-        let head = topic.head();
-        if !topic.is_pumping() || topic.backlog.pump == head {
+        if !topic.is_pumping() || topic.backlog.pump >= end {
             return;
         }
         topic.agenda.changed = true;
-        let range = topic.backlog.pump..head;
+        let range = topic.backlog.pump..end;
         let mut backlog = std::mem::take(&mut topic.backlog);
         let now_ms = self.now.as_millis();
         for at in 0..self.topics[key].channels.len() {
@@ -340,7 +344,7 @@ impl Shard {
             }
             self.mark_channel(channel);
         }
-        backlog.clear(head);
+        backlog.clear(end);
         self.topics[key].backlog = backlog;
     }
 

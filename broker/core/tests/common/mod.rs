@@ -89,6 +89,8 @@ pub(crate) struct World {
     pub(crate) plans: bool,
     /// So many of the open reads are answered last that were asked for first.
     pub(crate) shuffle: usize,
+    /// Reveal publishes at once.
+    pub(crate) reveals: bool,
     /// Report appends as written at once.
     pub(crate) writes_reported: bool,
     open_reads: Vec<(TopicKey, u64)>,
@@ -125,6 +127,7 @@ impl World {
             plans: false,
             shuffle: 0,
             writes_reported: true,
+            reveals: true,
             open_reads: Vec::new(),
             keys: BTreeMap::new(),
         }
@@ -147,7 +150,11 @@ impl World {
             delay,
             bodies.iter().map(|body| body.as_bytes()),
         );
-        assert_eq!(published.unwrap().logged, !topic.ends_with("#ephemeral"));
+        let published = published.unwrap();
+        assert_eq!(published.logged, !topic.ends_with("#ephemeral"));
+        if self.reveals {
+            self.shard.reveal(key, published.end);
+        }
     }
 
     pub(crate) fn subscribe(

@@ -5,7 +5,7 @@
 //! sub CONN T C [timeout=D] [sample=N] [near=zone|region] | rdy CONN N | cls CONN | unsub CONN | full CONN | room CONN
 //! fin CONN BODY… | req CONN BODY DELAY | touch CONN BODY       each with an optional `! ERROR`
 //! hold T | release T | pause T [C] | resume T [C] | empty T [C] | delete T [C] | damage T FROM TO
-//! advance D | checkpoint | checkpoint-all | reclaim N | restart | hold-writes | write
+//! advance D | checkpoint | checkpoint-all | reclaim N | restart | hold-writes | write | hide | reveal T END
 //! expect CONN [BODY[:ATTEMPTS]…] [attempts=N]     what came since the last `expect`, in any order
 //! stats T [C] KEY=N… | gone CONN | log LINE | nolog | catalogue N | names NAME… | fetches N | absent T [C]
 //! ```
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use nsq_core::{
     AckError, CheckpointScope, ConnToken, ConsumerKey, ConsumerOptions, Locality, MessageId,
-    ShardLimits,
+    Sequence, ShardLimits,
 };
 
 use super::{World, limits};
@@ -156,6 +156,11 @@ impl Runner {
             ("reclaim", [group]) => world.reclaim(group.parse().unwrap()),
             ("hold-writes", []) => world.writes_reported = false,
             ("write", []) => world.writes_reported = true,
+            ("hide", []) => world.reveals = false,
+            ("reveal", [topic, end]) => {
+                let key = world.shard.topic(topic).unwrap();
+                world.shard.reveal(key, Sequence(end.parse().unwrap()));
+            }
             ("restart", []) => {
                 world.restart();
                 self.consumers.clear();
