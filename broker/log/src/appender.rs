@@ -370,6 +370,7 @@ impl TopicLog {
             segment.users += 1;
             let number = self.appender.in_flight_base + self.appender.in_flight.len() as u64;
             let offset = write.placement.offset;
+            let is_overwrite = segment.origin.is_some();
             let in_flight = InFlightWrite {
                 placement: write.placement,
                 is_accepted: false,
@@ -384,6 +385,7 @@ impl TopicLog {
                     offset,
                     head: write.head,
                     body: write.frames,
+                    is_overwrite,
                 },
             );
         }

@@ -28,6 +28,8 @@ pub enum Op {
         head: Bytes,
         /// Second part, may be empty.
         body: Bytes,
+        /// The bytes replace others: where they were in memory, these had better be as well.
+        is_overwrite: bool,
     },
     /// fdatasync.
     Sync {

@@ -303,6 +303,7 @@ impl TopicLog {
                     offset: journal.len,
                     head: job.bytes.clone(),
                     body: Bytes::new(),
+                    is_overwrite: false,
                 },
             ),
             None if self.is_held_back => return,

@@ -34,6 +34,7 @@ fn carry_out(op: Op) -> OpResult {
             offset,
             head,
             body,
+            ..
         } => {
             let file = borrow(&file)?;
             file.write_all_at(&head, offset)?;

@@ -20,7 +20,7 @@ use nsq_core::Now;
 
 use super::Completion;
 use super::ops::{self, Op, OpId, outcome};
-use super::route::Way;
+use super::route::{Route, Way};
 use super::turn::{Ready, Ring, Sink};
 
 impl Ring {
@@ -29,12 +29,23 @@ impl Ring {
     /// [`Completion::WriteAccepted`]. Writes in flight together may complete in any order.
     pub fn write(&mut self, token: u64, file: Rc<OwnedFd>, offset: u64, parts: [Bytes; 2]) {
         let op = WriteOp::new(token, file, offset, parts);
-        if !is_position(offset, op.len()) {
+        self.write_somewhere(op, Route::choose);
+    }
+
+    /// The same, where the bytes replace others that are in memory, or were.
+    pub fn overwrite(&mut self, token: u64, file: Rc<OwnedFd>, offset: u64, parts: [Bytes; 2]) {
+        let op = WriteOp::new(token, file, offset, parts);
+        self.write_somewhere(op, Route::choose_again);
+    }
+
+    fn write_somewhere(&mut self, op: WriteOp, choose: fn(&mut Route, Now, usize) -> Way) {
+        if !is_position(op.offset, op.len()) {
             let result = Err(io::ErrorKind::InvalidInput.into());
+            let token = op.token;
             return self.ready.push_back(Ready::Written { token, result });
         }
         let begun = self.clock.now();
-        let is_direct = self.route.choose(begun, op.len()) == Way::Direct;
+        let is_direct = choose(&mut self.route, begun, op.len()) == Way::Direct;
         if !(is_direct && self.write_direct(&op, begun)) {
             self.write_buffered(op, begun);
         }

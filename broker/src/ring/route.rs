@@ -33,8 +33,7 @@ const THROTTLED: Duration = Duration::from_millis(20);
 const THROTTLED_FOR: Duration = Duration::from_millis(250);
 
 /// Buffered writes that cost more than this are slow, in ns of processor time per KiB: 1 GB/s.
-/// Warm memory takes five times as much. A trial is not free: direct writes to a recycled file
-/// drop its warm pages.
+/// Warm memory takes five times as much.
 const SLOW_NS_PER_KIB: u64 = 1_000;
 /// Length of one window of a trial.
 const WINDOW: Duration = Duration::from_millis(10);
@@ -115,6 +114,17 @@ impl Route {
     pub(super) fn choose(&mut self, now: Now, len: usize) -> Way {
         if self.may_be_direct(len) && (self.mode == SegmentIo::Direct || self.is_better(now)) {
             Way::Direct
+        } else {
+            self.buffered(now, len)
+        }
+    }
+
+    /// The way of a write of `len` bytes over others. Direct writes would drop the pages of those from
+    /// memory, and the next ones would find none: around the page cache there is no way back into
+    /// it. So the first time through a recycled file may be slow, and the others are not.
+    pub(super) fn choose_again(&mut self, now: Now, len: usize) -> Way {
+        if self.mode == SegmentIo::Direct {
+            self.choose(now, len)
         } else {
             self.buffered(now, len)
         }
@@ -287,6 +297,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_over_stays_in_memory() {
+        let mut route = Route::new(SegmentIo::Auto);
+        run(&mut route, 0, 3, [COLD, 120_000]);
+        assert_eq!(route.choose(Now(3 * SECOND), LEN), Way::Direct);
+        assert_eq!(route.choose_again(Now(3 * SECOND), LEN), Way::Inline);
+    }
+
+    #[test]
     fn another_load_is_judged_anew() {
         let mut route = Route::new(SegmentIo::Auto);
         run(&mut route, 0, 20, [COLD, 2_500_000]);
@@ -300,6 +318,7 @@ mod tests {
         let mut always = Route::new(SegmentIo::Direct);
         assert_eq!(always.choose(Now(0), LARGE_BYTES), Way::Direct);
         assert_eq!(always.choose(Now(0), LARGE_BYTES - 1), Way::Inline);
+        assert_eq!(always.choose_again(Now(0), LARGE_BYTES), Way::Direct);
         let mut never = Route::new(SegmentIo::Buffered);
         assert_eq!(run(&mut never, 0, 2, [COLD, 1000]), 0);
         assert_eq!(never.choose(Now(0), INLINE_WRITE_BYTES_MAX), Way::Inline);

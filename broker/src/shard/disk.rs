@@ -44,12 +44,13 @@ impl Disk for ShardDisk<'_> {
                 offset,
                 head,
                 body,
+                is_overwrite,
             } => RingOp::Write {
                 token: key,
                 file,
                 offset,
-                head,
-                body,
+                parts: [head, body],
+                is_overwrite,
             },
             Op::Read { file, offset, len } => RingOp::Read {
                 token: key,

@@ -221,10 +221,14 @@ fn submit(
             token,
             file,
             offset,
-            head,
-            body,
+            parts,
+            is_overwrite,
         } => {
-            ring.write(token, file, offset, [head, body]);
+            if is_overwrite {
+                ring.overwrite(token, file, offset, parts);
+            } else {
+                ring.write(token, file, offset, parts);
+            }
         }
         RingOp::Read {
             token,

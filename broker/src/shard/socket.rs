@@ -80,8 +80,8 @@ pub(crate) enum RingOp {
         token: u64,
         file: Rc<OwnedFd>,
         offset: u64,
-        head: Bytes,
-        body: Bytes,
+        parts: [Bytes; 2],
+        is_overwrite: bool,
     },
     Read {
         token: u64,

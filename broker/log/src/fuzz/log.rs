@@ -45,6 +45,7 @@ fn carry_out(op: Op) -> OpResult {
             offset,
             head,
             body,
+            ..
         } => {
             let bytes = [&head[..], &body[..]].concat();
             plain(&file)?.write_all_at(&bytes, offset)?;

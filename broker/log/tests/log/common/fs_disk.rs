@@ -35,6 +35,7 @@ impl FsDisk {
                 offset,
                 head,
                 body,
+                ..
             } => {
                 let file = borrow(&file)?;
                 file.write_all_at(&head, offset)?;

@@ -135,6 +135,7 @@ impl SimDisk {
                     offset,
                     head,
                     body,
+                    ..
                 } => {
                     let bytes = [&head[..], &body[..]].concat();
                     let keep = match self.rng.below(3) {
@@ -282,6 +283,7 @@ impl SimDisk {
                 offset,
                 head,
                 body,
+                ..
             } => {
                 let end = usize::try_from(*offset).unwrap() + head.len() + body.len();
                 end.saturating_sub(self.inode(file).current.len())
@@ -323,6 +325,7 @@ impl SimDisk {
                 offset,
                 head,
                 body,
+                ..
             } => {
                 let offset = usize::try_from(offset).unwrap();
                 self.inode(&file)
