@@ -228,6 +228,7 @@ impl Walk<'_> {
             tag: Some(self.tag),
             name: place.segment,
             next: place.next,
+            end: u64::MAX,
             epoch: 0,
         }
     }

@@ -12,6 +12,10 @@
 //! the new epoch is written (see [`crate::appender`]), so after a power failure no leftover of
 //! an earlier run can be taken for the new run's.
 //!
+//! *What the journal says is believed.* Of the segments before its hint it knows each one, so another
+//! file there is a leftover; and a sealed segment holds nothing beyond the end that it was sealed
+//! with. So the next recovery, which need not scan what this one has sealed, finds the same.
+//!
 //! *Sequences* are not given out again if the journal has seen them written; those of a torn tail
 //! are, under the new epoch.
 
@@ -119,6 +123,7 @@ pub(crate) fn recover(dir: &Path, config: LogConfig) -> Result<(Opened, Recovere
     recovery.leftovers.extend(listing.temporary);
     recovery.visit_segments(&listing.segments)?;
     recovery.finish_tail();
+    recovery.seal_known_last();
     recovery.open(config)
 }
 
@@ -172,6 +177,7 @@ impl<'a> Recovery<'a> {
             tag: folded.tag,
             name: 0,
             next: 0,
+            end: u64::MAX,
             epoch: 0,
         };
         let findings = Findings::new(folded.epoch);
@@ -199,13 +205,17 @@ impl<'a> Recovery<'a> {
         self.leftovers
             .extend(freed.map(|&name| segment::path_of(self.dir, name)));
         for (at, &(name, len)) in live.iter().enumerate() {
-            match self.known_segment(name, len) {
-                Some(segment) => {
-                    self.expectation.next = segment.end;
-                    self.seal_last();
-                    self.segments.list.push_back(segment);
-                }
-                None => self.scan_segment(name, len, live.get(at + 1).copied())?,
+            if let Some(segment) = self.known_segment(name, len) {
+                self.expectation.next = segment.end;
+                self.seal_last();
+                self.segments.list.push_back(segment);
+            } else if self.is_unknown_before_hint(name) {
+                self.warnings.push(format!(
+                    "segment {name}: the checkpoint journal does not know it: removed"
+                ));
+                self.leftovers.push(segment::path_of(self.dir, name));
+            } else {
+                self.scan_segment(name, len, live.get(at + 1).copied())?;
             }
         }
         if let Some(hint) = self.folded.hint {
@@ -234,6 +244,12 @@ impl<'a> Recovery<'a> {
         })
     }
 
+    /// A file that an earlier recovery was about to remove, or none of ours.
+    fn is_unknown_before_hint(&self, name: u64) -> bool {
+        let is_before_hint = self.folded.hint.is_some_and(|hint| name < hint.segment);
+        is_before_hint && !self.folded.sealed.contains_key(&name)
+    }
+
     /// From here on the hint bounds what is accepted.
     fn pass_hint(&mut self, hint: &Hint) {
         if !self.is_past_hint {
@@ -256,6 +272,7 @@ impl<'a> Recovery<'a> {
             self.pass_hint(&hint);
         }
         self.expectation.name = name;
+        self.expectation.end = self.sealed_end(name);
         if self.segments.list.is_empty() {
             self.expectation.next = self.expectation.next.max(name);
         }
@@ -297,6 +314,12 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
+    /// No batch of this segment ends above.
+    fn sealed_end(&self, name: u64) -> u64 {
+        let known = self.folded.sealed.get(&name);
+        known.map_or(u64::MAX, |known| known.end)
+    }
+
     /// Where the segment after this one starts, if it says that it follows this one.
     fn next_first(&self, name: u64, after: Option<(u64, u64)>) -> Result<Option<u64>, LogError> {
         let Some((after, after_len)) = after else {
@@ -305,6 +328,7 @@ impl<'a> Recovery<'a> {
         let mut window = open_window(self.dir, after, after_len)?;
         let expectation = Expectation {
             name: after,
+            end: self.sealed_end(after),
             ..self.expectation
         };
         Ok(scan::peek_first(&mut window, &expectation, name))
@@ -317,7 +341,9 @@ impl<'a> Recovery<'a> {
         known_end: Option<u64>,
     ) -> Result<Scanned, LogError> {
         let name = segment.name;
-        let mut window = open_window(self.dir, name, segment.len)?;
+        let sealed = self.folded.sealed.get(&name);
+        let len = sealed.map_or(segment.len, |known| known.used.min(segment.len));
+        let mut window = open_window(self.dir, name, len)?;
         let scan = Scan {
             window: &mut window,
             findings: &mut self.findings,
@@ -408,6 +434,15 @@ impl<'a> Recovery<'a> {
             let emptied = self.segments.list.pop_back().expect("just seen");
             self.leftovers
                 .push(segment::path_of(self.dir, emptied.name));
+        }
+    }
+
+    /// A segment that the journal knows to be sealed stays so, though the ones after it are gone: what
+    /// was appended to it would lie behind its known end.
+    fn seal_known_last(&mut self) {
+        let last = self.segments.list.back();
+        if last.is_some_and(|last| self.folded.sealed.contains_key(&last.name)) {
+            self.seal_last();
         }
     }
 

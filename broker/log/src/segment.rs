@@ -33,13 +33,15 @@ pub(crate) struct Expectation {
     pub(crate) name: u64,
     /// No batch starts below: where the one before ended.
     pub(crate) next: u64,
+    /// No batch ends above: where the segment is known to end, else [`u64::MAX`].
+    pub(crate) end: u64,
     /// Epochs never fall along the log.
     pub(crate) epoch: u32,
 }
 
 impl Expectation {
     pub(crate) fn accepts(&self, header: &Header) -> bool {
-        self.fits(header.first, header.epoch, header.tag)
+        self.fits(header.first, header.epoch, header.tag) && header.end() <= self.end
     }
 
     fn fits(&self, first: u64, epoch: u32, tag: u64) -> bool {
@@ -353,6 +355,7 @@ mod tests {
             tag: Some(1),
             name: 0,
             next: 0,
+            end: u64::MAX,
             epoch: 0,
         };
         let passed = Search::More {
