@@ -113,6 +113,9 @@ struct Walk<'a> {
     base: u64,
     /// One past the last byte that may be looked at.
     limit: u64,
+    /// Where the segment's sequences end. A batch beyond is not the segment's, however intact it is: it
+    /// must not lead past what is there.
+    end: u64,
     tag: u64,
     from: u64,
     /// First sequence and epoch, ascending.
@@ -228,7 +231,7 @@ impl Walk<'_> {
             tag: Some(self.tag),
             name: place.segment,
             next: place.next,
-            end: u64::MAX,
+            end: self.end,
             epoch: 0,
         }
     }
@@ -255,6 +258,7 @@ impl Walk<'_> {
                 return out;
             };
             let is_next = next.first == out.next
+                && next.end() <= self.end
                 && next.tag == self.tag
                 && self.is_of_its_epoch(&next)
                 && next.total_len as usize <= rest.len();
@@ -402,7 +406,7 @@ impl TopicLog {
         let from = request.from;
         let tag = self.tag;
         let segment = self.segments.get_mut(place.segment).expect("just seen");
-        let limit = segment.readable;
+        let (limit, end) = (segment.readable, segment.end);
         let wanted = place.need.min(limit - place.offset);
         if (data.len() as u64) < wanted {
             // The file was cut behind our back.
@@ -413,6 +417,7 @@ impl TopicLog {
             data: &data,
             base: place.offset,
             limit,
+            end,
             tag,
             from,
             epochs,
