@@ -148,9 +148,10 @@ impl Queue {
     }
 }
 
-/// The read position.
+/// The read position. A torn file may end in the middle of it, with another number than was written.
 fn parse_meta(text: &str) -> Option<(u64, u64)> {
-    let (file, offset) = text.lines().nth(1)?.split_once(',')?;
+    let (line, _) = text.split_once('\n')?.1.split_once('\n')?;
+    let (file, offset) = line.split_once(',')?;
     Some((file.parse().ok()?, offset.parse().ok()?))
 }
 

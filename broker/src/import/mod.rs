@@ -23,6 +23,8 @@ mod merge;
 #[cfg(test)]
 mod tests;
 mod topic;
+#[cfg(test)]
+mod world;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -195,12 +197,12 @@ impl Import<'_> {
             log: &log,
         };
         match topic::import(topic, &unfinished, self.settings, self.now, self.logger)? {
-            Imported::Nothing => queues
-                .iter()
-                .flat_map(Queue::files)
-                .try_for_each(|file| self.aside.take(file)),
-            Imported::Refused => fs::remove_dir_all(&unfinished)
-                .map_err(|source| ImportError::at("remove", &unfinished, source)),
+            Imported::Nothing => {
+                discard(&unfinished)?;
+                let mut files = queues.iter().flat_map(Queue::files);
+                files.try_for_each(|file| self.aside.take(file))
+            }
+            Imported::Refused => discard(&unfinished),
             Imported::Written => {
                 let finished = with_suffix(&log, FINISHED);
                 let named = fs::rename(&unfinished, &finished)
@@ -223,6 +225,16 @@ impl Import<'_> {
         let placed =
             fs::rename(with_suffix(&log, FINISHED), &log).and_then(|()| storage::sync_parent(&log));
         placed.map_err(|source| ImportError::at("rename", &log, source))
+    }
+}
+
+/// Removes a log that was begun, if it was.
+fn discard(unfinished: &Path) -> Result<(), ImportError> {
+    match fs::remove_dir_all(unfinished) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(ImportError::at("remove", unfinished, error))
+        }
+        _ => Ok(()),
     }
 }
 

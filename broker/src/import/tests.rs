@@ -1,184 +1,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use bytes::Bytes;
-use nsq_cli::{Level, Logger};
-use nsq_core::{Now, Sequence, Shard};
-use nsq_log::{LogEvent, TopicLog};
-use nsq_proto::{ChannelName, MESSAGE_HEADER_LEN, TopicName};
+use nsq_log::TopicLog;
 
-use super::disk::BlockingDisk;
-use super::diskqueue::{self, Record};
+use super::diskqueue::Record;
+use super::world::{NOW, World, encode, entry, plain, record, records, topic};
 use super::*;
-use crate::boot::restored;
-use crate::catalogue::{TopicChange, TopicEntry};
-
-const NOW: Now = Now(1_800_000_000_000_000_000);
-
-/// A data path with the queues of a Go nsqd.
-struct World {
-    dir: tempfile::TempDir,
-    catalogue: Catalogue,
-    settings: Settings,
-    logger: Logger,
-}
-
-fn record(number: u16) -> Record {
-    Record {
-        timestamp: 1_700_000_000_000_000_000 + u64::from(number),
-        attempts: 0,
-        id: *format!("{number:016x}").as_bytes().first_chunk().unwrap(),
-        body: format!("body {number}\0\n\u{1}").into_bytes(),
-    }
-}
-
-fn encode(record: &Record) -> Vec<u8> {
-    let len = u32::try_from(26 + record.body.len()).unwrap();
-    let mut bytes = len.to_be_bytes().to_vec();
-    bytes.extend(record.timestamp.to_be_bytes());
-    bytes.extend(record.attempts.to_be_bytes());
-    bytes.extend(record.id);
-    bytes.extend(&record.body);
-    bytes
-}
-
-fn records(numbers: impl IntoIterator<Item = u16>) -> Vec<Record> {
-    numbers.into_iter().map(record).collect()
-}
-
-fn topic(name: &str) -> TopicName {
-    TopicName::parse(name.as_bytes()).unwrap()
-}
-
-fn entry(channels: &[&str]) -> TopicEntry {
-    let names = channels
-        .iter()
-        .map(|name| ChannelName::parse(name.as_bytes()).unwrap());
-    TopicEntry {
-        channels: names.map(|name| (name, false)).collect(),
-        ..TopicEntry::default()
-    }
-}
-
-impl World {
-    /// With a topic `t` that has these channels.
-    fn new(channels: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().display().to_string();
-        let args = [format!("--data-path={path}").into()];
-        let config = crate::config::parse_args(args).unwrap();
-        let config = config.validate().unwrap();
-        let mut catalogue = Catalogue::default();
-        catalogue.apply(TopicChange {
-            topic: topic("t"),
-            entry: Some(entry(channels)),
-        });
-        Self {
-            dir,
-            catalogue,
-            settings: crate::settings::settings(&config, 0),
-            logger: Logger::in_memory("", Level::Debug),
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn file(&self, queue: &str, number: u32, bytes: &[u8]) {
-        let name = format!("{queue}.diskqueue.{number:06}.dat");
-        fs::write(self.path(&name), bytes).unwrap();
-    }
-
-    fn meta(&self, queue: &str, read: (u64, u64)) {
-        let text = format!("1\n{},{}\n9,9\n", read.0, read.1);
-        fs::write(self.path(&format!("{queue}.diskqueue.meta.dat")), text).unwrap();
-    }
-
-    /// A queue of one file that was read to its beginning.
-    fn queue(&self, queue: &str, records: &[Record]) {
-        let bytes: Vec<u8> = records.iter().flat_map(encode).collect();
-        self.file(queue, 0, &bytes);
-        self.meta(queue, (0, 0));
-    }
-
-    fn import(&self) {
-        run(&self.settings, &self.catalogue, NOW, &self.logger).unwrap();
-        let left = diskqueue::find(self.dir.path()).unwrap();
-        assert!(left.is_empty(), "left behind: {left:?}");
-    }
-
-    /// What a channel of `t` owes after a start: by sequence, attempts apart.
-    fn owed(&self, channel: &str) -> Vec<(u64, Vec<u8>)> {
-        let dir = log_dir(self.dir.path(), &topic("t"));
-        let config = self.settings.log.clone();
-        let (mut log, recovered) = TopicLog::recover(&dir, config).unwrap();
-        assert!(recovered.warnings.is_empty(), "{:?}", recovered.warnings);
-        let (first, head) = (recovered.first, recovered.head);
-        let mut core = Shard::new(self.settings.core_limits(0), NOW);
-        let key = core.restore_topic(NOW, &topic("t"), restored(recovered, entry(&[channel])));
-        let frames = frames(&mut log, first, head);
-        let owes = |sequence: &u64| core.owes(key, Sequence(*sequence), Sequence(*sequence + 1));
-        let owed = (first..head).filter(owes).map(|sequence| {
-            let frame = &frames[usize::try_from(sequence - first).unwrap()];
-            let timestamp = u64::from_be_bytes(*frame[8..].first_chunk().unwrap());
-            (timestamp, frame[MESSAGE_HEADER_LEN..].to_vec())
-        });
-        owed.collect()
-    }
-
-    /// The files that were set aside, over all imports.
-    fn aside(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        for folder in fs::read_dir(self.dir.path()).unwrap() {
-            let folder = folder.unwrap();
-            if folder
-                .file_name()
-                .to_string_lossy()
-                .starts_with("imported-")
-            {
-                let files = fs::read_dir(folder.path()).unwrap();
-                names.extend(files.map(|f| f.unwrap().file_name().into_string().unwrap()));
-            }
-        }
-        names.sort();
-        names
-    }
-}
-
-fn frames(log: &mut TopicLog, first: u64, head: u64) -> Vec<Bytes> {
-    let (mut disk, mut events, mut frames) = (BlockingDisk::default(), Vec::new(), Vec::new());
-    let mut from = first;
-    while from < head {
-        log.read(&mut disk, from, u32::MAX);
-        while let Some((token, result)) = disk.0.pop_front() {
-            log.complete(&mut disk, token, result, &mut events);
-        }
-        for event in events.drain(..) {
-            let LogEvent::Fetched {
-                bytes,
-                spans,
-                first,
-                ..
-            } = event
-            else {
-                continue;
-            };
-            let skip = usize::try_from(from - first).unwrap();
-            let spans = spans.iter().skip(skip);
-            frames.extend(spans.map(|&(s, e)| bytes.slice(s as usize..e as usize)));
-        }
-        let next = first + frames.len() as u64;
-        assert!(next > from, "the log gives what it holds");
-        from = next;
-    }
-    frames
-}
-
-fn plain(records: &[Record]) -> Vec<(u64, Vec<u8>)> {
-    let plain = records.iter();
-    plain.map(|r| (r.timestamp, r.body.clone())).collect()
-}
+use crate::catalogue::TopicChange;
 
 #[test]
 fn copies_become_one_message_and_each_channel_owes_its_own() {
@@ -226,6 +54,46 @@ fn a_queue_that_was_killed_before_its_first_sync_is_read_whole() {
 }
 
 #[test]
+fn a_torn_read_position_is_none() {
+    let whole = "3\n0,57\n1,0\n";
+    for end in 0..=whole.len() {
+        let world = World::new(&["c"]);
+        let bytes: Vec<u8> = records(0..3).iter().flat_map(encode).collect();
+        world.file("t:c", 0, &bytes);
+        let one = encode(&record(0)).len();
+        let meta = whole.replace("57", &one.to_string());
+        fs::write(world.path("t:c.diskqueue.meta.dat"), &meta[..end]).unwrap();
+        world.import();
+        let is_whole = end > "3\n0,57".len();
+        assert_eq!(
+            world.owed("c"),
+            plain(&records(u16::from(is_whole)..3)),
+            "{end}"
+        );
+    }
+}
+
+#[test]
+fn queues_of_which_nothing_is_whole_are_set_aside() {
+    let world = World::new(&["c"]);
+    world.file("t:c", 0, &encode(&record(0))[..20]);
+    world.file("t", 0, &[0xff; 30]);
+    world.import();
+    assert_eq!(world.owed("c"), plain(&[]));
+    assert_eq!(world.aside().len(), 2);
+    assert!(!log_dir(world.dir.path(), &topic("t")).exists());
+    world.queue("t:c", &records(0..2));
+    world.import();
+    world.file("t:c", 0, &[0xff; 30]);
+    world.import();
+    assert_eq!(
+        world.owed("c"),
+        plain(&records(0..2)),
+        "what there is stays"
+    );
+}
+
+#[test]
 fn damage_costs_the_rest_of_its_file_and_is_reported() {
     let whole: Vec<u8> = records(0..3).iter().flat_map(encode).collect();
     let one = encode(&record(0)).len();
@@ -254,14 +122,6 @@ fn damage_costs_the_rest_of_its_file_and_is_reported() {
             fs::read(world.set_aside("t:c.diskqueue.000000.dat")).unwrap(),
             bytes
         );
-    }
-}
-
-impl World {
-    fn set_aside(&self, name: &str) -> PathBuf {
-        let folders = fs::read_dir(self.dir.path()).unwrap();
-        let mut paths = folders.map(|folder| folder.unwrap().path().join(name));
-        paths.find(|path| path.exists()).unwrap()
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Source<'a> {
 /// What came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Imported {
-    /// The queues owe nothing.
+    /// The queues owe nothing, or nothing of it is whole.
     Nothing,
     /// They stay where they are; the operator was told why.
     Refused,
@@ -138,6 +138,10 @@ pub(super) fn import(
         writer.end_assignment();
     }
     let count = import_own(own, &mut writer)?;
+    // A log to which nothing was appended may have no directory.
+    if count.messages == 0 && channels.iter().all(|channel| channel.count.messages == 0) {
+        return Ok(Imported::Nothing);
+    }
     writer.finish()?;
     report(name, count, &channels, logger);
     Ok(Imported::Written)
