@@ -11,13 +11,14 @@ use nsq_fuzz::Target;
 pub(crate) use tls::configs;
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     SNAPPY,
     DEFLATE,
     COMPRESSION,
     TLS,
     HTTP,
     NSQD_DAT,
+    IMPORT,
     GRANTS,
     CONFIG,
 ];
@@ -62,6 +63,13 @@ pub const NSQD_DAT: Target = Target {
     name: "nsqd_dat",
     run: documents::nsqd_dat,
     seeds: documents::nsqd_dat_seeds,
+};
+
+/// The disk queues of a Go nsqd, whatever is in their files.
+pub const IMPORT: Target = Target {
+    name: "import",
+    run: crate::import::fuzz::run,
+    seeds: crate::import::fuzz::seeds,
 };
 
 /// What an authorization server answers, and its patterns.

@@ -19,11 +19,13 @@
 mod aside;
 mod disk;
 mod diskqueue;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod merge;
 #[cfg(test)]
 mod tests;
 mod topic;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod world;
 mod writer;
 
