@@ -4,6 +4,8 @@
 //! Owned by the control thread. Every shard sends it the new state of a topic that changed, and
 //! answers the command that changed it only when the file, or its [`journal`], holds it (K16).
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod journal;
 mod keeper;
 

@@ -11,13 +11,14 @@ use nsq_fuzz::Target;
 pub(crate) use tls::configs;
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     SNAPPY,
     DEFLATE,
     COMPRESSION,
     TLS,
     HTTP,
     NSQD_DAT,
+    CHANGES,
     IMPORT,
     GRANTS,
     CONFIG,
@@ -63,6 +64,13 @@ pub const NSQD_DAT: Target = Target {
     name: "nsqd_dat",
     run: documents::nsqd_dat,
     seeds: documents::nsqd_dat_seeds,
+};
+
+/// The journal beside that file.
+pub const CHANGES: Target = Target {
+    name: "changes",
+    run: crate::catalogue::fuzz::run,
+    seeds: crate::catalogue::fuzz::seeds,
 };
 
 /// The disk queues of a Go nsqd, whatever is in their files.

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use crate::storage;
 
 /// Name of the file within the data path.
-const FILE_NAME: &str = "nsqd.dat.journal";
+pub(super) const FILE_NAME: &str = "nsqd.dat.journal";
 /// Some thousand changes, after which `nsqd.dat` is written.
 const FILE_BYTES: usize = 1024 * 1024;
 const FILE_MODE: u32 = 0o600;
@@ -65,9 +65,7 @@ impl Journal {
             // Not synced: the checksum of `nsqd.dat` tells as well.
             file.write_all_at(&[0; 8], 0)?;
         }
-        let number = RandomState::new().hash_one(0);
-        let (sum, len) = (checksum(&[extended]), extended.len());
-        let head = format!("{MAGIC} {sum:08x} {len} {number:016x}");
+        let head = head(extended, RandomState::new().hash_one(0));
         self.use_of = Some(Use { head, at: 0 });
         Ok(())
     }
@@ -130,8 +128,14 @@ fn make(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// What the first line holds.
+pub(super) fn head(extended: &[u8], number: u64) -> String {
+    let (sum, len) = (checksum(&[extended]), extended.len());
+    format!("{MAGIC} {sum:08x} {len} {number:016x}")
+}
+
 /// The last part is what the line holds.
-fn push_line(lines: &mut Vec<u8>, parts: &[&[u8]]) {
+pub(super) fn push_line(lines: &mut Vec<u8>, parts: &[&[u8]]) {
     let value = parts.last().copied().unwrap_or_default();
     lines.extend_from_slice(format!("{:08x} ", checksum(parts)).as_bytes());
     lines.extend_from_slice(value);

@@ -12,7 +12,7 @@ use crate::storage;
 /// See the module documentation.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    catalogue: Catalogue,
+    pub(super) catalogue: Catalogue,
     file: PathBuf,
     version: String,
     journal: Journal,

@@ -1,0 +1,2 @@
+#![no_main]
+ringq_fuzz::program!(nsqd::fuzz::CHANGES);
