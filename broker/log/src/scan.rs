@@ -207,7 +207,8 @@ impl Findings {
     }
 }
 
-/// A segment was written by a version that this program does not know.
+/// A segment was written by a version that this program does not know; what such a version has left
+/// behind in a recycled file or behind a cut is as stale as anything else.
 #[derive(Debug)]
 pub(crate) struct NewerVersion;
 
@@ -303,7 +304,13 @@ impl Scan<'_> {
             match format::parse(bytes) {
                 Parsed::Short(more) if more as u64 <= left && more > need => need = more,
                 Parsed::Zero => return Ok(Look::Nothing),
-                Parsed::Unsupported => return Err(NewerVersion),
+                Parsed::Unsupported => {
+                    let (first, epoch, _) = format::claims(bytes);
+                    return match self.expectation.is_current(first, epoch) {
+                        true => Err(NewerVersion),
+                        false => Ok(Look::Nothing),
+                    };
+                }
                 Parsed::Short(_) | Parsed::Invalid => {
                     let has_magic = bytes.starts_with(&format::MAGIC);
                     return Ok(Look::Garbage { has_magic });

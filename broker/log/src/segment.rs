@@ -45,9 +45,12 @@ impl Expectation {
     }
 
     fn fits(&self, first: u64, epoch: u32, tag: u64) -> bool {
-        self.tag.is_none_or(|known| known == tag)
-            && first >= self.next.max(self.name)
-            && epoch >= self.epoch
+        self.tag.is_none_or(|known| known == tag) && self.is_current(first, epoch)
+    }
+
+    /// Whether a batch is not stale, by what means the same in every version of the format.
+    pub(crate) fn is_current(&self, first: u64, epoch: u32) -> bool {
+        first >= self.next.max(self.name) && epoch >= self.epoch
     }
 
     /// Whether a batch may begin here that would be accepted, as far as its first bytes tell. Sums
