@@ -7,6 +7,8 @@
 
 mod answer;
 mod changes;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod listing;
 mod routes;
 
@@ -23,6 +25,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nsq_cli::{VERSION, format_duration};
 use nsq_http::{ApiError, Query, Routed, query, response, route};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
@@ -65,11 +68,17 @@ async fn serve_connection(visitor: Visitor, service: Arc<Service>) {
         peer,
         place,
     } = visitor;
+    talk(stream, peer.to_string(), service).await;
+    drop(place);
+}
+
+/// The whole conversation.
+async fn talk(stream: impl AsyncRead + AsyncWrite, peer: String, service: Arc<Service>) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(PATIENCE));
     let requests = Requests {
         service: Arc::clone(&service),
-        peer: peer.to_string(),
+        peer,
     };
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -84,11 +93,10 @@ async fn serve_connection(visitor: Visitor, service: Arc<Service>) {
     let mut connection = pin!(connection);
     tokio::select! {
         // An error is the peer's: what can be said about it has been said to the peer.
-        _ = connection.as_mut() => return drop(place),
+        _ = connection.as_mut() => return,
         () = service.stopped() => connection.as_mut().graceful_shutdown(),
     }
     connection.await.ok();
-    drop(place);
 }
 
 /// What the requests of one connection share.

@@ -1,6 +1,6 @@
 //! The HTTP door, over a stream in memory.
 
-use nsq_fuzz::pieces;
+use nsq_fuzz::{pieces, without_numbers};
 
 use crate::gateway::AdminRequest;
 use crate::http::tests::fixture::{FakeBroker, Publish};
@@ -70,22 +70,6 @@ fn talk<'a>(pieces: impl Iterator<Item = &'a [u8]>, closes: bool) -> Outcome {
         changes: broker.0.changes.take(),
         is_gone: client.is_gone(),
     }
-}
-
-/// Every number as `#`; without dates, whose words change too.
-fn without_numbers(text: &str) -> String {
-    let lines = text.split_inclusive("\r\n");
-    let lines = lines.filter(|line| !line.starts_with("Date: "));
-    let mut out = String::new();
-    for symbol in lines.flat_map(str::chars) {
-        match symbol {
-            '0'..='9' if out.ends_with('#') => {}
-            '0'..='9' => out.push('#'),
-            symbol => out.push(symbol),
-        }
-    }
-    // Fractions come and go.
-    out.replace("#.#s", "#s")
 }
 
 /// The requests of the transcripts, as they stand there, and what only bytes can say.

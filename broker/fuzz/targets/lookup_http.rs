@@ -1,0 +1,2 @@
+#![no_main]
+ringq_fuzz::program!(nsqlookupd::fuzz::LOOKUP_HTTP);
