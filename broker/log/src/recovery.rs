@@ -124,6 +124,10 @@ pub(crate) fn recover(dir: &Path, config: LogConfig) -> Result<(Opened, Recovere
     recovery.visit_segments(&listing.segments)?;
     recovery.finish_tail();
     recovery.seal_known_last();
+    // Whatever there is to warn of can also have hidden the latest epoch.
+    if !recovery.warnings.is_empty() {
+        recovery.see_epochs_behind_end()?;
+    }
     recovery.open(config)
 }
 
@@ -444,6 +448,19 @@ impl<'a> Recovery<'a> {
         if last.is_some_and(|last| self.folded.sealed.contains_key(&last.name)) {
             self.seal_last();
         }
+    }
+
+    /// Batches of a later run can stand behind the end, with nothing before them that leads there. The
+    /// epoch of this run is to be higher than theirs as well: else what is appended now could lead
+    /// there, and they would count as its own.
+    fn see_epochs_behind_end(&mut self) -> Result<(), LogError> {
+        let Some(last) = self.segments.list.back() else {
+            return Ok(());
+        };
+        let mut window = open_window(self.dir, last.name, last.len)?;
+        let epoch = scan::epoch_behind(&mut window, self.expectation.tag, last.used);
+        self.findings.epoch_max = self.findings.epoch_max.max(epoch);
+        Ok(())
     }
 
     /// Writes the record of this recovery and puts the log together.

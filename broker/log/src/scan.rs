@@ -341,23 +341,7 @@ impl Scan<'_> {
             (None, Look::Garbage { .. }) if at == 0 => self.window.file_len,
             (None, Look::Garbage { .. }) => self.window.file_len.min(at + TAIL_SEARCH_BYTES),
         };
-        let mut offset = at + format::ALIGN;
-        let mut need = format::FIXED_LEN;
-        while offset + need as u64 <= reach {
-            let left = self.window.file_len - offset;
-            let bytes = self.window.at(offset, need);
-            match self.expectation.search(bytes, left) {
-                Search::Found(ahead) => return Some(offset + ahead as u64),
-                Search::More {
-                    at: ahead,
-                    need: more,
-                } => {
-                    offset += ahead as u64;
-                    need = more;
-                }
-            }
-        }
-        None
+        find(self.window, self.expectation, at + format::ALIGN, reach)
     }
 
     /// Takes the batch at `at`; it was expected at `expected_at`.
@@ -374,6 +358,50 @@ impl Scan<'_> {
         self.segment.note(header.first, at);
         self.expectation.advance(&header);
     }
+}
+
+/// The first place from `offset` on, and before `reach`, where there is an acceptable batch.
+fn find(
+    window: &mut Window,
+    expectation: &Expectation,
+    mut offset: u64,
+    reach: u64,
+) -> Option<u64> {
+    let mut need = format::FIXED_LEN;
+    while offset + need as u64 <= reach {
+        let left = window.file_len - offset;
+        let bytes = window.at(offset, need);
+        match expectation.search(bytes, left) {
+            Search::Found(ahead) => return Some(offset + ahead as u64),
+            Search::More {
+                at: ahead,
+                need: more,
+            } => {
+                offset += ahead as u64;
+                need = more;
+            }
+        }
+    }
+    None
+}
+
+/// The highest epoch of the log's batches behind its end, as far as garbage is searched.
+pub(crate) fn epoch_behind(window: &mut Window, tag: Option<u64>, end: u64) -> u32 {
+    let mut higher = Expectation {
+        tag,
+        name: 0,
+        next: 0,
+        end: u64::MAX,
+        epoch: 0,
+    };
+    let reach = window.file_len.min(end + TAIL_SEARCH_BYTES);
+    let mut at = end;
+    while let Some(found) = find(window, &higher, at, reach) {
+        let (_, epoch, _) = format::claims(window.at(found, format::FIXED_LEN));
+        higher.epoch = epoch + 1;
+        at = found + format::ALIGN;
+    }
+    higher.epoch.saturating_sub(1)
 }
 
 /// The first sequence of a segment that says it follows the one named `before`.
