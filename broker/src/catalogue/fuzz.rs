@@ -18,7 +18,7 @@ const VERSION: &str = "1.3.0";
 const TOPICS: [&str; 4] = ["a", "b.c", "long-topic_name", "e#ephemeral"];
 const CHANNELS: [&str; 3] = ["c", "d", "e#ephemeral"];
 /// Most of one input.
-const CHANGES_MAX: usize = 64;
+const CHANGES_MAX: usize = 8;
 const LINES_MAX: usize = 256;
 /// Bytes of one step of a damage: where (2), what (1), how much (1).
 const STEP_LEN: usize = 4;

@@ -1,6 +1,7 @@
 //! The HTTP door, over a stream in memory.
 
-use nsq_fuzz::{pieces, without_numbers};
+use nsq_fuzz::http::{MALFORMED, speaks_http2, without_numbers};
+use nsq_fuzz::pieces;
 
 use crate::gateway::AdminRequest;
 use crate::http::tests::fixture::{FakeBroker, Publish};
@@ -8,13 +9,6 @@ use crate::http::tests::wire::Client;
 
 /// Longest stream that is taken: what is longer shows nothing new.
 const STREAM_MAX: usize = 8 * 1024;
-
-/// Who begins like this speaks HTTP/2 and is hung up on, if it is seen at once; it has an empty line
-/// in its middle, so that a part of it is a request that is refused.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// The answer to a head that cannot be read.
-const MALFORMED: &str = "HTTP/#.# # Bad Request\r\nConnection: close\r\nContent-Length: #\r\n\r\n";
 
 /// What a connection brought about.
 #[derive(Debug)]
@@ -33,7 +27,7 @@ pub(super) fn run(input: &[u8]) {
     };
     let stream = &stream[..stream.len().min(STREAM_MAX)];
     let closes = flags & 1 == 1;
-    if stream.windows(PREFACE.len()).any(|part| part == PREFACE) {
+    if speaks_http2(stream) {
         return;
     }
     let whole = talk([stream].into_iter(), closes);

@@ -9,7 +9,8 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Waker};
 
 use nsq_cli::{Level, Logger};
-use nsq_fuzz::{pieces, without_numbers};
+use nsq_fuzz::http::{MALFORMED, speaks_http2, without_numbers};
+use nsq_fuzz::pieces;
 use nsq_proto::{ChannelName, TopicName};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
@@ -27,9 +28,6 @@ const STREAM_MAX: usize = 8 * 1024;
 const WIRE_BYTES: usize = 4 * 1024 * 1024;
 /// Polls without any change after which the door is taken to wait for the client.
 const IDLE_POLLS: u32 = 8;
-
-/// The answer to a head that cannot be read.
-const MALFORMED: &str = "HTTP/#.# # Bad Request\r\nConnection: close\r\nContent-Length: #\r\n\r\n";
 
 /// For its timers, none of which ends here.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -57,6 +55,9 @@ pub(crate) fn run(input: &[u8]) {
     };
     let stream = &stream[..stream.len().min(STREAM_MAX)];
     let closes = flags & 1 == 1;
+    if speaks_http2(stream) {
+        return;
+    }
     let whole = outcome([stream].into_iter(), closes);
     let mut cut = outcome(pieces(stream, u16::from_le_bytes([c0, c1])), closes);
     // A head that came in parts is looked at when it is whole, and this one is never.

@@ -10,6 +10,8 @@
 //! finding is one file that says everything.
 #![forbid(unsafe_code)]
 
+pub mod http;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -105,23 +107,6 @@ pub fn pieces(input: &[u8], seed: u16) -> impl Iterator<Item = &[u8]> {
         rest = left;
         (!piece.is_empty()).then_some(piece)
     })
-}
-
-/// Answers over HTTP with every number as `#`, and without dates, whose words change too.
-#[must_use]
-pub fn without_numbers(text: &str) -> String {
-    let lines = text.split_inclusive("\r\n");
-    let lines = lines.filter(|line| !line.starts_with("Date: "));
-    let mut out = String::new();
-    for symbol in lines.flat_map(str::chars) {
-        match symbol {
-            '0'..='9' if out.ends_with('#') => {}
-            '0'..='9' => out.push('#'),
-            symbol => out.push(symbol),
-        }
-    }
-    // Fractions come and go.
-    out.replace("#.#s", "#s")
 }
 
 /// The bytes that a line of a vector or transcript writes in hex; what is no digit is skipped.
