@@ -58,11 +58,14 @@ impl ReadChunk {
 pub(crate) struct Reads {
     /// By first sequence; chunks may overlap.
     chunks: BTreeMap<u64, ReadChunk>,
+    /// First sequences of all chunks that are fresh, and of some that are gone.
+    fresh: Vec<u64>,
 }
 
 impl Reads {
     /// Adds; the chunk that began at the same sequence, if any.
     pub(crate) fn insert(&mut self, first: u64, chunk: ReadChunk) -> Option<ReadChunk> {
+        self.fresh.push(first);
         self.chunks.insert(first, chunk)
     }
 
@@ -124,8 +127,10 @@ impl Reads {
 
     /// The topic was dispatched: what was fetched may be dropped from now on.
     pub(crate) fn settle(&mut self) {
-        for chunk in self.chunks.values_mut() {
-            chunk.fresh = false;
+        for first in self.fresh.drain(..) {
+            if let Some(chunk) = self.chunks.get_mut(&first) {
+                chunk.fresh = false;
+            }
         }
     }
 }
@@ -163,6 +168,22 @@ mod tests {
         assert_eq!(reads.ahead(10), Some((13, 4)));
         assert_eq!(reads.ahead(11), Some((13, 3)));
         assert_eq!(reads.ahead(13), None);
+    }
+
+    #[test]
+    fn what_came_since_the_last_dispatch_is_fresh() {
+        let mut reads = Reads::default();
+        reads.insert(0, chunk(&["a"], 0));
+        reads.settle();
+        reads.insert(1, chunk(&["b"], 0));
+        reads.insert(2, chunk(&["c"], 0));
+        reads.remove(1);
+        let fresh = |reads: &Reads| reads.iter().map(|(_, c)| c.fresh).collect::<Vec<_>>();
+        assert_eq!(fresh(&reads), [false, true]);
+        reads.insert(0, chunk(&["a"], 0));
+        assert_eq!(fresh(&reads), [true, true]);
+        reads.settle();
+        assert_eq!(fresh(&reads), [false, false]);
     }
 
     #[test]
