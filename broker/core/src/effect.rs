@@ -99,7 +99,7 @@ pub struct CheckpointKey {
     pub kind: u8,
     /// The channel's number within the topic (never reused), 0 for the topic.
     pub channel: u32,
-    /// Page number (sequence / 1024) for kind 2, else 0.
+    /// Page number (sequence / 64) for kind 2, else 0.
     pub page: u64,
 }
 

@@ -1,7 +1,8 @@
 //! What of a channel is to be written at the next checkpoint.
 //!
-//! Owned by the channel. State is written in *pages* of 1,024 sequences; a change marks its page, and
+//! Owned by the channel. State is written in *pages* of 64 sequences; a change marks its page, and
 //! neighbouring changes mark the same page, so that the common case is one comparison per message.
+//! Deferred messages come due all over the place: each change costs a page then, so pages are small.
 //!
 //! Invariant: a page whose written value differs from the truth is marked, except that pages which
 //! lie wholly below the floor and own nothing may be stale: the checkpoint removes them.
@@ -11,7 +12,7 @@ use std::collections::BTreeSet;
 use rustc_hash::FxHashSet;
 
 /// Sequences per page.
-pub(crate) const PAGE_SPAN: u64 = 1_024;
+pub(crate) const PAGE_SPAN: u64 = 64;
 /// So many marks are worth a look whether they are still needed.
 const MARKS_MIN: usize = 8_192;
 
@@ -110,12 +111,12 @@ mod tests {
     fn a_range_marks_every_page_it_touches() {
         let mut journal = Journal::new(1, true);
         journal.clear_marks();
-        journal.mark_range(1_023, 2_049);
+        journal.mark_range(PAGE_SPAN - 1, 2 * PAGE_SPAN + 1);
         let pages: BTreeSet<u64> = journal.marked.iter().copied().collect();
         assert_eq!(pages, [0, 1, 2].into());
         assert!(journal.changed);
         journal.clear_marks();
-        journal.mark(2_048);
+        journal.mark(2 * PAGE_SPAN);
         assert_eq!(
             journal.marked.len(),
             1,

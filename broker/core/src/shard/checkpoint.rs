@@ -260,7 +260,7 @@ fn mark_everything(channel: &mut Channel, floor: u64, pump: u64) {
 
 /// Index within its page.
 fn slot_of(sequence: u64) -> usize {
-    usize::try_from(sequence % PAGE_SPAN).expect("below 1,024")
+    usize::try_from(sequence % PAGE_SPAN).expect("below PAGE_LEN")
 }
 
 /// What a page says; `known` is from the floor to the pump.
