@@ -2,9 +2,11 @@
 //!
 //! Owned by the topic; its bytes are bounded by the shard's cache budget. A chunk that was fetched is
 //! *fresh* until its topic has been dispatched once: the channel that waited for it has then had its
-//! chance, so a budget however small cannot lead to fetching and dropping for ever.
+//! chance, so a budget however small cannot lead to fetching and dropping for ever. What a dispatch
+//! has to look at afterwards is listed, so that it costs nothing per chunk that lies here.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -58,14 +60,15 @@ impl ReadChunk {
 pub(crate) struct Reads {
     /// By first sequence; chunks may overlap.
     chunks: BTreeMap<u64, ReadChunk>,
-    /// First sequences of all chunks that are fresh, and of some that are gone.
-    fresh: Vec<u64>,
+    /// First sequences of the chunks that came or were delivered from since the last dispatch, and of
+    /// some that are gone.
+    touched: Vec<u64>,
 }
 
 impl Reads {
     /// Adds; the chunk that began at the same sequence, if any.
     pub(crate) fn insert(&mut self, first: u64, chunk: ReadChunk) -> Option<ReadChunk> {
-        self.fresh.push(first);
+        self.touched.push(first);
         self.chunks.insert(first, chunk)
     }
 
@@ -125,13 +128,23 @@ impl Reads {
         Some(&chunk.bytes[start as usize..end as usize])
     }
 
-    /// The topic was dispatched: what was fetched may be dropped from now on.
-    pub(crate) fn settle(&mut self) {
-        for first in self.fresh.drain(..) {
-            if let Some(chunk) = self.chunks.get_mut(&first) {
+    /// These messages were delivered: their chunks may have served their purpose.
+    pub(crate) fn touch(&mut self, messages: Range<u64>) {
+        let before = self.find(messages.start).map(|(first, _)| first);
+        let within = self.chunks.range(messages).map(|(&first, _)| first);
+        self.touched.extend(before.into_iter().chain(within));
+    }
+
+    /// The topic was dispatched: what was fetched may be dropped from now on. The first sequences of
+    /// the chunks that were touched, and of some that are gone.
+    pub(crate) fn settle(&mut self) -> Vec<u64> {
+        let touched = std::mem::take(&mut self.touched);
+        for first in &touched {
+            if let Some(chunk) = self.chunks.get_mut(first) {
                 chunk.fresh = false;
             }
         }
+        touched
     }
 }
 
@@ -174,7 +187,7 @@ mod tests {
     fn what_came_since_the_last_dispatch_is_fresh() {
         let mut reads = Reads::default();
         reads.insert(0, chunk(&["a"], 0));
-        reads.settle();
+        assert_eq!(reads.settle(), [0]);
         reads.insert(1, chunk(&["b"], 0));
         reads.insert(2, chunk(&["c"], 0));
         reads.remove(1);
@@ -182,8 +195,15 @@ mod tests {
         assert_eq!(fresh(&reads), [false, true]);
         reads.insert(0, chunk(&["a"], 0));
         assert_eq!(fresh(&reads), [true, true]);
-        reads.settle();
+        assert_eq!(reads.settle(), [1, 2, 0]);
         assert_eq!(fresh(&reads), [false, false]);
+        reads.touch(3..9);
+        assert!(reads.settle().is_empty());
+        reads.insert(5, chunk(&["f", "g"], 0));
+        reads.insert(8, chunk(&["h"], 0));
+        reads.settle();
+        reads.touch(6..9);
+        assert_eq!(reads.settle(), [5, 8]);
     }
 
     #[test]

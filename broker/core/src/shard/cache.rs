@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::Shard;
 use crate::TopicKey;
 use crate::channel::Channel;
+use crate::channel::window::State;
 use crate::reads::ReadChunk;
 use crate::tail::Chunk;
 use crate::topic::Topic;
@@ -141,14 +142,19 @@ impl Shard {
         }
     }
 
-    /// Drops chunks of a topic that every channel and the pump have passed.
-    pub(super) fn trim(&mut self, key: TopicKey) {
+    /// What every channel of a topic and its pump have passed; outliers may lie before it.
+    fn passed(&self, key: TopicKey) -> u64 {
         let pump = self.topics[key].backlog.pump;
         let floors = self.topics[key]
             .channels
             .iter()
             .map(|&channel| self.channels[channel].floor(pump));
-        let passed = floors.min().unwrap_or(pump).min(pump);
+        floors.min().unwrap_or(pump).min(pump)
+    }
+
+    /// Drops chunks of a topic that every channel and the pump have passed.
+    pub(super) fn trim(&mut self, key: TopicKey) {
+        let passed = self.passed(key);
         loop {
             let topic = &mut self.topics[key];
             let Some(front) = topic.tail.front() else {
@@ -169,17 +175,53 @@ impl Shard {
         }
     }
 
+    /// A topic was dispatched: what was read back for scattered messages goes as soon as none of
+    /// them waits. The others in the chunk may not be due for weeks.
+    pub(super) fn settle_reads(&mut self, key: TopicKey) {
+        let touched = self.topics[key].reads.settle();
+        if touched.is_empty() || self.topics[key].ephemeral {
+            return;
+        }
+        let passed = self.passed(key);
+        for first in touched {
+            self.drop_read(key, first, passed);
+        }
+    }
+
     /// Drops what was read back and is passed, up to the first chunk that is still needed: the
     /// budget takes care of the rest.
     fn trim_reads(&mut self, key: TopicKey, passed: u64) {
-        while let Some((first, chunk)) = self.topics[key].reads.first() {
-            let end = first + chunk.count();
-            if chunk.fresh || end > passed || self.owes_outlier(key, first, end) {
+        while let Some((first, _)) = self.topics[key].reads.first() {
+            if !self.drop_read(key, first, passed) {
                 break;
             }
-            self.cache.dismiss_read(chunk);
-            self.topics[key].reads.remove(first);
         }
+    }
+
+    /// Drops what was read back from `first` on, unless it is needed; whether it was there and was
+    /// dropped.
+    fn drop_read(&mut self, key: TopicKey, first: u64, passed: u64) -> bool {
+        let topic = &self.topics[key];
+        let Some(chunk) = topic.reads.get(first) else {
+            return false;
+        };
+        let end = first + chunk.count();
+        if chunk.fresh || end > passed || self.awaits_outlier(key, first, end) {
+            return false;
+        }
+        self.cache.dismiss_read(chunk);
+        self.topics[key].reads.remove(first);
+        true
+    }
+
+    /// Whether an outlier of `[start, end)` waits for a consumer.
+    fn awaits_outlier(&self, key: TopicKey, start: u64, end: u64) -> bool {
+        let channels = self.topics[key]
+            .channels
+            .iter()
+            .map(|&channel| &self.channels[channel]);
+        let mut outliers = channels.flat_map(|channel| channel.window.outliers_of(start, end));
+        outliers.any(|(_, slot)| slot.state == State::Requeued)
     }
 
     fn owes_outlier(&self, key: TopicKey, start: u64, end: u64) -> bool {

@@ -52,7 +52,7 @@ impl Shard {
                 self.dispatch_channel(channel);
             }
         }
-        self.topics[key].reads.settle();
+        self.settle_reads(key);
         self.trim(key);
     }
 
@@ -72,6 +72,7 @@ impl Shard {
                 || self.deliver_fresh(key, consumer)
                 || (!requeued_next && self.deliver_requeued(key, consumer));
             if !served {
+                self.read_requeued(key);
                 break;
             }
             has_served = true;
@@ -181,6 +182,9 @@ impl Shard {
         }
         let run = self.open_run(key, consumer, (first, count, published_at));
         let channel = &mut self.channels[key];
+        self.topics[channel.topic]
+            .reads
+            .touch(first..first + u64::from(count));
         channel.deliver_requeued(count, run);
         channel.requeued_next = false;
         true

@@ -5,6 +5,9 @@
 //! consumers would take turns, and each would wait for the other. For the same reason several
 //! pieces are on their way at a time, each asked for as soon as it is known where the one before
 //! will end.
+//!
+//! Requeued and deferred messages lie scattered. Those that wait are asked for together: one after the
+//! other they would be as late as the device is slow, times their number.
 
 use super::Shard;
 use crate::types::ChannelKey;
@@ -17,6 +20,11 @@ const AHEAD_BYTES: usize = 2 << 20;
 /// it there is no reading ahead. Many channels that lag each need their place more than one of them
 /// needs two.
 const CACHE_SHARE: usize = 4;
+
+/// So many scattered messages of a channel are on their way at a time.
+const SCATTERED_MAX: usize = 16;
+/// What lies so few messages behind one that is asked for most likely comes with it.
+const NEAR: u64 = 64;
 
 impl Shard {
     /// Tells, right after a `Fetch`, what its answer will hold unless something is damaged: messages
@@ -62,6 +70,29 @@ impl Shard {
                 from: Sequence(next),
                 count: channel.wanted_from(next, 1),
             });
+        }
+    }
+    /// Asks the log for the messages that wait for redelivery next and are not in memory.
+    pub(super) fn read_requeued(&mut self, key: ChannelKey) {
+        let channel = &self.channels[key];
+        let topic_key = channel.topic;
+        let topic = &mut self.topics[topic_key];
+        if topic.ephemeral || !self.cache.has_room_ahead(CACHE_SHARE) {
+            return;
+        }
+        let mut asked = 0..0;
+        for &sequence in channel.requeued.iter().take(SCATTERED_MAX) {
+            if asked.contains(&sequence) || topic.frame(sequence).is_some() {
+                continue;
+            }
+            asked = sequence..sequence + NEAR;
+            if topic.want(sequence, key) {
+                self.effects.push_back(Effect::Fetch {
+                    topic: topic_key,
+                    from: Sequence(sequence),
+                    count: 1,
+                });
+            }
         }
     }
 }
