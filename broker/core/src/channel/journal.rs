@@ -4,8 +4,8 @@
 //! neighbouring changes mark the same page, so that the common case is one comparison per message.
 //! Deferred messages come due all over the place: each change costs a page then, so pages are small.
 //!
-//! Invariant: a page whose written value differs from the truth is marked, except that pages which
-//! lie wholly below the floor and own nothing may be stale: the checkpoint removes them.
+//! Invariant: a page whose written value differs from the truth is marked, except that pages between
+//! `swept` and the floor that own nothing may be stale: the checkpoint removes them.
 
 use std::collections::BTreeSet;
 
@@ -32,6 +32,9 @@ pub(crate) struct Journal {
     marks_max: usize,
     /// Pages that have a value in the written checkpoint.
     pub(crate) written: BTreeSet<u64>,
+    /// The page of the floor when written pages below it were looked through last: those that still own
+    /// something then are marked when that changes.
+    swept: u64,
 }
 
 impl Journal {
@@ -44,6 +47,7 @@ impl Journal {
             marked: FxHashSet::default(),
             marks_max: MARKS_MIN,
             written: BTreeSet::new(),
+            swept: 0,
         }
     }
 
@@ -89,6 +93,19 @@ impl Journal {
         self.last = u64::MAX;
     }
 
+    /// The written pages that the floor has passed since the last call.
+    pub(crate) fn sweep(&mut self, floor: u64) -> Vec<u64> {
+        let page = floor / PAGE_SPAN;
+        let from = std::mem::replace(&mut self.swept, page).min(page);
+        self.written.range(from..page).copied().collect()
+    }
+
+    /// Nothing is written any more.
+    pub(crate) fn forget_written(&mut self) {
+        self.written.clear();
+        self.swept = 0;
+    }
+
     /// Every written page may differ from the truth.
     pub(crate) fn mark_written(&mut self) {
         self.marked.extend(&self.written);
@@ -129,6 +146,22 @@ mod tests {
         let mut journal = Journal::new(1, false);
         journal.mark_range(0, 1 << 20);
         assert!(journal.marked.is_empty() && !journal.changed);
+    }
+
+    #[test]
+    fn pages_are_swept_once() {
+        let mut journal = Journal::new(1, true);
+        journal.written.extend([0, 2, 5]);
+        assert_eq!(journal.sweep(3 * PAGE_SPAN - 1), [0]);
+        assert_eq!(journal.sweep(3 * PAGE_SPAN), [2]);
+        assert_eq!(journal.sweep(9 * PAGE_SPAN), [5]);
+        assert!(
+            journal.sweep(PAGE_SPAN).is_empty(),
+            "a floor is as good as any"
+        );
+        assert_eq!(journal.sweep(9 * PAGE_SPAN), [2, 5]);
+        journal.forget_written();
+        assert!(journal.sweep(9 * PAGE_SPAN).is_empty());
     }
 
     #[test]

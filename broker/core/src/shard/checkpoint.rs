@@ -202,7 +202,7 @@ fn write_channel<P: FnMut(CheckpointKey, &[u8])>(
         &writer.value,
     );
     if scope == CheckpointScope::All {
-        channel.journal.written.clear();
+        channel.journal.forget_written();
         channel.journal.clear_marks();
         mark_everything(channel, floor, pump);
     }
@@ -210,9 +210,9 @@ fn write_channel<P: FnMut(CheckpointKey, &[u8])>(
     let is_passed = |channel: &Channel, page: u64| {
         end(page) <= floor && !channel.window.owes_outlier(page * PAGE_SPAN, end(page))
     };
-    // Pages that the floor has passed since say nothing any more.
-    let passed = channel.journal.written.range(..floor / PAGE_SPAN).copied();
-    let passed: Vec<u64> = passed.filter(|&page| is_passed(channel, page)).collect();
+    // Pages that the floor has passed since say nothing any more, but for their outliers.
+    let mut passed = channel.journal.sweep(floor);
+    passed.retain(|&page| is_passed(channel, page));
     for page in passed {
         channel.journal.written.remove(&page);
         writer.remove_page(number, page);
