@@ -307,13 +307,12 @@ impl TopicLog {
                 },
             ),
             None if self.is_held_back => return,
-            None if job.is_replacing => (
-                Step::Writing,
-                Op::Replace {
-                    path,
-                    contents: job.bytes.clone(),
-                },
-            ),
+            None if job.is_replacing => {
+                // Who lets go of a replaced file last waits for its blocks to be freed: not us.
+                journal.file = FileState::Closed;
+                let contents = job.bytes.clone();
+                (Step::Writing, Op::Replace { path, contents })
+            }
             None => (Step::Opening, Op::Open { path }),
         };
         journal.step = step;
