@@ -103,6 +103,15 @@ pub struct CheckpointKey {
     pub page: u64,
 }
 
+impl CheckpointKey {
+    /// The least of all keys.
+    pub const FIRST: Self = Self {
+        kind: 0,
+        channel: 0,
+        page: 0,
+    };
+}
+
 /// How much of a topic's state a checkpoint is to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckpointScope {

@@ -27,6 +27,9 @@ use crate::shared::Subject;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(250);
 /// Bytes per second that the checkpoints of one topic may write: a large one makes the next wait.
 const CHECKPOINT_BYTES_PER_SECOND: u64 = 16 * 1024 * 1024;
+/// A large checkpoint is made in slices of so many pages (some 0.5 ms), with a pause after each.
+const SLICE_PAGES: usize = 64;
+const SLICE_PAUSE: Duration = Duration::from_millis(2);
 /// What is wrong with a disk without room.
 const DISK_FULL: &str = "no space left on device";
 /// Token of the removal of a dropped log; the logs' own are small.
@@ -35,6 +38,22 @@ const REMOVAL: Token = Token(u64::MAX);
 const GATHER_MAX: Duration = Duration::from_micros(300);
 /// A log that did nothing for this long closes its files.
 const FILES_IDLE: Duration = Duration::from_secs(10);
+
+/// Entries of a checkpoint, as the journal has them; the later of two with the same key counts.
+type Entries = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Checkpoints that are being made.
+#[derive(Debug, Default)]
+struct Drafts {
+    /// Of the next record.
+    next: Entries,
+    /// Of a full one: what the journal holds, encoded again, and the records since.
+    whole: Entries,
+    /// Where that goes on; `None` when it has not begun.
+    again: Option<CheckpointKey>,
+    /// Nothing is missing in `whole` but the next record.
+    is_whole: bool,
+}
 
 /// What the shell keeps for a topic of this shard.
 #[derive(Debug, Default)]
@@ -60,6 +79,7 @@ pub(crate) struct TopicState {
     pub(super) checkpoint_sent: u64,
     pub(super) checkpoint_done: u64,
     full_checkpoint_wanted: bool,
+    drafts: Drafts,
     sync_timer: Option<TimerKey>,
     last_used: Now,
     in_open_logs: bool,
@@ -469,16 +489,46 @@ impl Shard {
         if !state.full_checkpoint_wanted && !self.core.is_checkpoint_due(topic) {
             return;
         }
+        if self.prepare_checkpoint(topic) {
+            return self.schedule_checkpoint_at(topic, self.now.after(SLICE_PAUSE));
+        }
         let bytes = self.checkpoint(topic, false);
         let pause_ms = bytes.saturating_mul(1000) / CHECKPOINT_BYTES_PER_SECOND;
         let pause = Duration::from_millis(pause_ms).max(CHECKPOINT_INTERVAL);
-        let at = self.now.after(pause);
+        self.schedule_checkpoint_at(topic, self.now.after(pause));
+    }
+
+    fn schedule_checkpoint_at(&mut self, topic: TopicKey, at: Now) {
         if let Some(state) = self.topics.get_mut(topic) {
             state.checkpoint_timer = Some(self.core.schedule(at, Deadline::Checkpoint(topic)));
         }
     }
 
-    /// Writes a checkpoint now and frees what nothing owes any more. Returns its size in bytes.
+    /// Makes a slice of the next checkpoint; whether there are more.
+    fn prepare_checkpoint(&mut self, topic: TopicKey) -> bool {
+        let Some(state) = self.topics.get_mut(topic) else {
+            return false;
+        };
+        let drafts = &mut state.drafts;
+        let core = &mut self.core;
+        if core.checkpoint_ahead(topic, SLICE_PAGES, |key, value| {
+            drafts.next.push((encode_key(key), value.to_vec()));
+        }) {
+            return true;
+        }
+        if !state.full_checkpoint_wanted || drafts.is_whole {
+            return false;
+        }
+        let from = drafts.again.unwrap_or(CheckpointKey::FIRST);
+        drafts.again = core.checkpoint_again(topic, from, SLICE_PAGES, |key, value| {
+            drafts.whole.push((encode_key(key), value.to_vec()));
+        });
+        drafts.is_whole = drafts.again.is_none();
+        !drafts.is_whole
+    }
+
+    /// Writes a checkpoint now, a full one if that has been prepared, and frees what nothing owes
+    /// any more. Returns its size in bytes.
     pub(super) fn checkpoint(&mut self, topic: TopicKey, durable: bool) -> u64 {
         let Some(state) = self.topics.get_mut(topic) else {
             return 0;
@@ -486,18 +536,23 @@ impl Shard {
         if state.log.is_none() {
             return 0;
         }
-        let full = std::mem::take(&mut state.full_checkpoint_wanted);
         state.checkpoint_sent += 1;
         let ticket = state.checkpoint_sent;
-        let scope = if full {
-            CheckpointScope::All
-        } else {
-            CheckpointScope::Changed
-        };
-        let mut entries: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        let drafts = &mut state.drafts;
+        let mut entries = std::mem::take(&mut drafts.next);
+        let scope = CheckpointScope::Changed;
         self.core.checkpoint(topic, scope, |key, value| {
             entries.push((encode_key(key), value.to_vec()));
         });
+        let full = drafts.is_whole;
+        if full {
+            let mut whole = std::mem::take(drafts).whole;
+            whole.append(&mut entries);
+            entries = whole;
+            state.full_checkpoint_wanted = false;
+        } else if drafts.again.is_some() {
+            drafts.whole.extend_from_slice(&entries);
+        }
         let bytes = entries
             .iter()
             .map(|(key, value)| (key.len() + value.len()) as u64)

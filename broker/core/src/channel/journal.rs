@@ -4,7 +4,7 @@
 //! neighbouring changes mark the same page, so that the common case is one comparison per message.
 //! Deferred messages come due all over the place: each change costs a page then, so pages are small.
 //!
-//! Invariant: a page whose written value differs from the truth is marked, except that pages between
+//! Invariant: a page whose written value differs from the truth is marked or due, except that pages between
 //! `swept` and the floor that own nothing may be stale: the checkpoint removes them.
 
 use std::collections::BTreeSet;
@@ -28,6 +28,10 @@ pub(crate) struct Journal {
     /// The page marked last.
     last: u64,
     pub(crate) marked: FxHashSet<u64>,
+    /// Marked before the next checkpoint was begun ahead of its time, and not encoded yet.
+    due: Vec<u64>,
+    /// The next checkpoint was begun.
+    is_begun: bool,
     /// Number of marks at which they are looked through.
     marks_max: usize,
     /// Pages that have a value in the written checkpoint.
@@ -45,6 +49,8 @@ impl Journal {
             changed: enabled,
             last: u64::MAX,
             marked: FxHashSet::default(),
+            due: Vec::new(),
+            is_begun: false,
             marks_max: MARKS_MIN,
             written: BTreeSet::new(),
             swept: 0,
@@ -112,9 +118,34 @@ impl Journal {
         self.changed |= self.enabled;
     }
 
+    /// Takes up to `pages_max` of the pages that were marked when the next checkpoint was begun,
+    /// which the first call does.
+    pub(crate) fn take_due(&mut self, pages_max: usize) -> Vec<u64> {
+        if !self.is_begun {
+            self.is_begun = true;
+            self.due.extend(self.marked.drain());
+            self.last = u64::MAX;
+        }
+        self.due.split_off(self.due.len().saturating_sub(pages_max))
+    }
+
+    /// Marks were taken that are not encoded yet.
+    pub(crate) fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// Takes everything marked.
+    pub(crate) fn take_marks(&mut self) -> FxHashSet<u64> {
+        self.marked.extend(self.due.drain(..));
+        self.is_begun = false;
+        std::mem::take(&mut self.marked)
+    }
+
     /// Everything marked was written.
     pub(crate) fn clear_marks(&mut self) {
         self.marked.clear();
+        self.due = Vec::new();
+        self.is_begun = false;
         self.last = u64::MAX;
         self.changed = false;
     }

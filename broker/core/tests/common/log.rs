@@ -16,6 +16,21 @@ struct Record {
     epoch: Epoch,
 }
 
+/// A full checkpoint that is being made in pieces.
+#[derive(Debug, Default)]
+pub(crate) struct Draft {
+    pub(crate) checkpoint: BTreeMap<CheckpointKey, Vec<u8>>,
+    /// Where to go on.
+    next: Option<CheckpointKey>,
+    is_whole: bool,
+}
+
+impl Draft {
+    pub(crate) fn is_begun(&self) -> bool {
+        self.is_whole || self.next.is_some()
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct SimLog {
     /// By sequence; `None` = reclaimed or damaged.
@@ -24,6 +39,9 @@ pub(crate) struct SimLog {
     reported: usize,
     damaged: Vec<(u64, u64)>,
     pub(crate) checkpoint: BTreeMap<CheckpointKey, Vec<u8>>,
+    /// Of the next one, made already.
+    pub(crate) ahead: Vec<(CheckpointKey, Vec<u8>)>,
+    pub(crate) drafted: Draft,
     /// The head when the last checkpoint was written: recovery scans from there.
     pub(crate) checkpointed: u64,
     /// The epoch of the last opening.
@@ -75,11 +93,31 @@ impl SimLog {
     }
 
     pub(crate) fn note(&mut self, key: CheckpointKey, value: &[u8]) {
-        if value.is_empty() {
-            self.checkpoint.remove(&key);
-        } else {
-            self.checkpoint.insert(key, value.to_vec());
+        note(&mut self.checkpoint, key, value);
+    }
+
+    /// Writes a record that adds to the checkpoint.
+    pub(crate) fn record(&mut self, entries: &[(CheckpointKey, Vec<u8>)]) {
+        for (key, value) in entries {
+            note(&mut self.checkpoint, *key, value);
+            if self.drafted.is_begun() {
+                note(&mut self.drafted.checkpoint, *key, value);
+            }
         }
+    }
+
+    /// Makes a piece of a full checkpoint; whether there are more.
+    pub(crate) fn draft_again(&mut self, shard: &Shard, topic: TopicKey) -> bool {
+        let draft = &mut self.drafted;
+        if draft.is_whole {
+            return false;
+        }
+        let from = draft.next.unwrap_or(CheckpointKey::FIRST);
+        draft.next = shard.checkpoint_again(topic, from, 1, |key, value| {
+            note(&mut draft.checkpoint, key, value);
+        });
+        draft.is_whole = draft.next.is_none();
+        !draft.is_whole
     }
 
     pub(crate) fn damage(&mut self, start: u64, end: u64) {
@@ -181,5 +219,13 @@ impl SimLog {
         self.opened = self.opened.max(found) + 1;
         restored.epoch = Epoch(self.opened);
         restored
+    }
+}
+
+fn note(checkpoint: &mut BTreeMap<CheckpointKey, Vec<u8>>, key: CheckpointKey, value: &[u8]) {
+    if value.is_empty() {
+        checkpoint.remove(&key);
+    } else {
+        checkpoint.insert(key, value.to_vec());
     }
 }

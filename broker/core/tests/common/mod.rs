@@ -15,7 +15,7 @@ use nsq_core::{
 };
 use nsq_proto::{ChannelName, TopicName};
 
-use log::SimLog;
+use log::{Draft, SimLog};
 
 /// When every world begins: some Unix time.
 pub(crate) const START: Now = Now(1_700_000_000_000_000_000);
@@ -293,17 +293,40 @@ impl World {
         assert!(new, "{name}: told twice");
     }
 
-    /// Writes the checkpoint of every topic down.
+    /// Writes the checkpoint of every topic down; a full one that has been begun is ended.
     pub(crate) fn checkpoint(&mut self, scope: CheckpointScope) {
         for (key, name) in &self.keys {
             let log = self.logs.get_mut(name).unwrap();
-            if scope == CheckpointScope::All {
+            let shard = &mut self.shard;
+            if scope == CheckpointScope::All && !log.drafted.is_begun() {
+                log.ahead.clear();
                 log.checkpoint.clear();
+                shard.checkpoint(*key, scope, |key, value| log.note(key, value));
+            } else {
+                while scope == CheckpointScope::All && log.draft_again(shard, *key) {}
+                let mut record = std::mem::take(&mut log.ahead);
+                shard.checkpoint(*key, CheckpointScope::Changed, |key, value| {
+                    record.push((key, value.to_vec()));
+                });
+                log.record(&record);
             }
-            self.shard
-                .checkpoint(*key, scope, |key, value| log.note(key, value));
-            assert!(!self.shard.is_checkpoint_due(*key));
+            if scope == CheckpointScope::All && log.drafted.is_begun() {
+                log.checkpoint = std::mem::take(&mut log.drafted).checkpoint;
+            }
+            assert!(!shard.is_checkpoint_due(*key));
             log.checkpointed = log.head();
+        }
+    }
+
+    /// Goes on a little with the next checkpoint of every topic, and with a full one.
+    pub(crate) fn prepare_checkpoints(&mut self) {
+        for (key, name) in &self.keys {
+            let log = self.logs.get_mut(name).unwrap();
+            let ahead = &mut log.ahead;
+            self.shard.checkpoint_ahead(*key, 1, |key, value| {
+                ahead.push((key, value.to_vec()));
+            });
+            log.draft_again(&self.shard, *key);
         }
     }
 
@@ -345,6 +368,8 @@ impl World {
                 })
                 .collect();
             let log = self.logs.get_mut(&name).unwrap();
+            log.ahead.clear();
+            log.drafted = Draft::default();
             let restored = log.recover(stats.paused, channels);
             let key = self
                 .shard

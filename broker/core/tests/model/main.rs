@@ -160,6 +160,9 @@ impl Run {
             _ => self.crash(),
         }
         self.turn();
+        if self.random.below(3) == 0 {
+            self.world.prepare_checkpoints();
+        }
     }
 
     fn publish(&mut self) {
