@@ -1,8 +1,10 @@
 //! Queue semantics as a deterministic state machine: topics, channels, consumers, timers.
 //!
 //! The grammar: the shell calls *commands* ([`Shard::publish`], [`Shard::finish`], …) with the
-//! time as an argument, then once per turn [`Shard::advance`] and [`Shard::dispatch`], and drains
-//! the [`Effect`]s. Nothing here knows files, sockets, tasks or a clock.
+//! time as an argument, then once per turn [`Shard::advance`], [`Shard::take_batches`] for the log and
+//! [`Shard::dispatch`], and drains the [`Effect`]s. What was published goes to consumers once
+//! [`Shard::reveal`] says that its publishers are answered. Nothing here knows files, sockets, tasks
+//! or a clock.
 //!
 //! Read it in the order of a message's life: `shard/publish.rs` → `tail.rs` → `topic.rs` →
 //! `shard/dispatch.rs` → `channel/` → `shard/acks.rs`; what survives a restart is in

@@ -2,7 +2,8 @@
 //!
 //! The [`Ring`] is owned by the shard's driver task and used by no other thread. Each driver turn
 //! calls [`Ring::turn`] once: it submits what was queued, waits if asked to, and hands over what
-//! has completed. Requests never call back: their outcome is a [`Completion`] of a later turn.
+//! has completed. Requests never call back: their outcome is a [`Completion`] of a later turn, or of
+//! [`Ring::settle`] where it needed no round trip to the kernel.
 //!
 //! Invariants
 //! - What the kernel may still touch (descriptors, buffers) is owned by an entry of the operation
