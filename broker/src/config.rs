@@ -129,9 +129,9 @@ impl SyncMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SegmentIo {
     /// `--segment-io=auto`: around the page cache while that gets more written.
+    #[default]
     Auto,
     /// `--segment-io=buffered`: through the page cache.
-    #[default]
     Buffered,
     /// `--segment-io=direct`: around the page cache, where the file system can.
     Direct,

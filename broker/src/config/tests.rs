@@ -84,7 +84,7 @@ fn defaults_are_those_of_the_reference() {
     );
     assert!(config.shards.count >= 1);
     assert_eq!(config.shards.spin, Duration::from_micros(50));
-    assert_eq!(config.durability.segment_io, SegmentIo::Buffered);
+    assert_eq!(config.durability.segment_io, SegmentIo::Auto);
     assert_eq!(config.shards.mem_limit, None);
     assert_eq!(config.warnings, [] as [String; 0]);
 }
