@@ -108,7 +108,7 @@ struct Record {
     data_crc: u32,
 }
 
-/// Writes a head, but for its commit word.
+/// Writes a head, but for its commit word, which must be 0.
 pub(crate) fn encode_head(head: &mut [u8], order: u64, file: &Identity, offset: u64) {
     let path = file.path.as_os_str().as_bytes();
     let end = PATH + path.len();
@@ -124,9 +124,9 @@ pub(crate) fn encode_head(head: &mut [u8], order: u64, file: &Identity, offset: 
     head[..MAGIC.len()].copy_from_slice(&MAGIC);
 }
 
-/// The commit word of a slot that holds `data`, which is not empty.
-pub(crate) fn commit_word(data: &[u8]) -> u64 {
-    (data.len() as u64) << 32 | u64::from(crc_fast::crc32_iscsi(data))
+/// The commit word of a slot that holds `len` bytes, more than none, with this CRC-32C.
+pub(crate) fn commit_word(len: usize, crc: u64) -> u64 {
+    (len as u64) << 32 | crc
 }
 
 fn number(head: &[u8], at: Range<usize>) -> u64 {
@@ -236,7 +236,8 @@ mod tests {
         for (slot, &(order, offset, data)) in bytes.chunks_mut(SLOT_BYTES).zip(slots) {
             encode_head(slot, order, file, offset);
             slot[HEAD_BYTES..HEAD_BYTES + data.len()].copy_from_slice(data);
-            slot[COMMIT].copy_from_slice(&commit_word(data).to_le_bytes());
+            let crc = u64::from(crc_fast::crc32_iscsi(data));
+            slot[COMMIT].copy_from_slice(&commit_word(data.len(), crc).to_le_bytes());
         }
         fs::create_dir_all(stages_dir(data_path)).unwrap();
         fs::write(stages_dir(data_path).join("0"), &bytes).unwrap();

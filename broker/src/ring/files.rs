@@ -26,10 +26,16 @@ use super::turn::{Ready, Ring, Sink};
 impl Ring {
     /// Writes the two parts, one after the other, at `offset`. Answered once by
     /// [`Completion::Written`], never from within this call, and before that perhaps by one
-    /// [`Completion::WriteAccepted`]. Writes in flight together may complete in any order.
+    /// [`Completion::WriteAccepted`]. Writes in flight together may complete in any order. Less than
+    /// 8 bytes between the end of one write and the beginning of the next may become zeros.
     pub fn write(&mut self, token: u64, file: Rc<OwnedFd>, offset: u64, parts: [Bytes; 2]) {
         let op = WriteOp::new(token, file, offset, parts);
-        self.write_somewhere(op, Route::choose);
+        let choose = if self.gathering.goes_on(&op.file, offset) {
+            Route::choose_next
+        } else {
+            Route::choose
+        };
+        self.write_somewhere(op, choose);
     }
 
     /// The same, where the bytes replace others that are in memory, or were.

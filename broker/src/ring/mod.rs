@@ -24,6 +24,7 @@ mod direct;
 mod doorbell;
 mod endpoints;
 mod files;
+mod gather;
 mod ops;
 mod pool;
 mod queue;

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use io_uring::{opcode, squeue, types};
 
 use super::buffers::GROUP;
-use super::direct::DirectOp;
 use super::doorbell::Doorbell;
 use super::files::WriteOp;
+use super::gather::DirectOp;
 use super::reads::ReadOp;
 
 /// Names one operation: its slot in the table, and a generation that tells successive users of
@@ -55,7 +55,7 @@ pub(super) enum Op {
     /// Boxed: the kernel reads the part list at its address, and the table may grow.
     Write(Box<WriteOp>),
     /// A part of a large write.
-    Direct(DirectOp),
+    Direct(Box<DirectOp>),
     Read(ReadOp),
     Sync {
         token: u64,

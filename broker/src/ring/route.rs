@@ -6,8 +6,8 @@
 //! device is the better way then depends on the device, so it is tried: while buffered writes are
 //! slow, a trial takes both ways in turn and compares the bytes that got written.
 //!
-//! Only large writes are routed. Small ones are always buffered: their publishers wait for each
-//! of them, and no device answers as fast as memory, however cold.
+//! Only large writes are routed. Small ones are buffered, for they cost a device as much as large ones;
+//! unless they only have to be added to what is gathered for it anyway (see `gather`).
 //!
 //! Owned by the ring. Pure: time and outcomes are told, nothing is looked up.
 
@@ -116,6 +116,20 @@ impl Route {
             Way::Direct
         } else {
             self.buffered(now, len)
+        }
+    }
+
+    /// The way of a write of `len` bytes that goes on where a direct one ends that is not on its way
+    /// yet: with that it costs the device nothing, however small it is.
+    pub(super) fn choose_next(&mut self, now: Now, len: usize) -> Way {
+        let pays = match self.belief {
+            Belief::Known { pays, .. } => pays || self.mode == SegmentIo::Direct,
+            Belief::Trial { .. } => false,
+        };
+        if pays && !self.may_be_direct(len) {
+            Way::Direct
+        } else {
+            self.choose(now, len)
         }
     }
 
@@ -265,6 +279,25 @@ mod tests {
         let mut route = Route::new(SegmentIo::Auto);
         let share = run(&mut route, 0, 20, [COLD, 2_500_000]);
         assert!(share < 2, "{share}");
+    }
+
+    #[test]
+    fn small_writes_go_along_only_where_large_ones_go_for_good() {
+        let (start, small) = (Now(0), 1_000);
+        let mut route = Route::new(SegmentIo::Direct);
+        assert_eq!(route.choose(start, small), Way::Inline);
+        assert_eq!(route.choose_next(start, small), Way::Direct);
+        let mut route = Route::new(SegmentIo::Auto);
+        assert_eq!(route.choose_next(start, small), Way::Inline);
+        run(&mut route, 0, 4, [COLD, 120_000]);
+        let later = Now(4 * SECOND);
+        assert_eq!(route.choose_next(later, small), Way::Direct);
+        route.belief = Belief::Trial {
+            window: 1,
+            since: later,
+        };
+        assert_eq!(route.choose_next(later, small), Way::Inline);
+        assert_eq!(route.choose_next(later, LEN), Way::Direct);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crc_fast::{CrcAlgorithm, Digest};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nsq_core::Now;
 
@@ -54,38 +55,30 @@ impl Stage {
         Identity::of(file, &self.data_path)
     }
 
-    /// So many slots that together hold `bytes`; `None` if there are not enough.
-    pub(super) fn lend(&mut self, now: Now, bytes: usize) -> Option<Vec<Slot>> {
+    /// Whether there are free slots that together hold `bytes`. Makes the stage if there is none.
+    pub(super) fn has_room(&mut self, now: Now, bytes: usize) -> bool {
         if self.map.is_none() && now >= self.retry_at {
             self.retry_at = now.after(RETRY_AFTER);
             self.map = Map::new(&self.path).ok().map(Rc::new);
         }
-        let map = self.map.as_ref()?;
-        let wanted = bytes.div_ceil(DATA_BYTES);
-        let mut free = map.free.borrow_mut();
-        let rest = free.len().checked_sub(wanted)?;
-        map.spare.set(map.spare.get().min(rest));
-        let slot = |index| Slot {
-            map: Rc::clone(map),
-            index,
-        };
-        Some(free.drain(rest..).map(slot).collect())
+        let free = |map: &Rc<Map>| map.free.borrow().len() * DATA_BYTES;
+        self.map.as_ref().is_some_and(|map| free(map) >= bytes)
     }
 
-    /// Fills a slot. When this returns, the bytes that `copy` puts there will get to `offset` of
-    /// the file, whatever becomes of the process.
-    pub(super) fn keep(
-        &mut self,
-        slot: &mut Slot,
-        (file, offset, len): (&Identity, u64, usize),
-        copy: impl FnOnce(&mut [u8]),
-    ) {
+    /// An empty slot for what is to come to `offset` of the file; `None` if all are in use.
+    pub(super) fn lend(&mut self, file: &Identity, offset: u64) -> Option<Slot> {
+        let map = self.map.as_ref()?;
+        let index = map.free.borrow_mut().pop()?;
+        map.spare.set(map.spare.get().min(map.free.borrow().len()));
+        let mut slot = Slot {
+            map: Rc::clone(map),
+            index,
+            len: 0,
+            crc: Digest::new(CrcAlgorithm::Crc32Iscsi),
+        };
         self.order += 1;
-        let (head, data) = slot.bytes_mut().split_at_mut(HEAD_BYTES);
-        copy(&mut data[..len]);
-        let word = stage::commit_word(&data[..len]);
-        stage::encode_head(head, self.order, file, offset);
-        slot.commit().store(word, Ordering::Release);
+        stage::encode_head(slot.head_mut(), self.order, file, offset);
+        Some(slot)
     }
 
     /// Removes a stage of which nothing was used since the last call.
@@ -149,24 +142,47 @@ impl Map {
     }
 }
 
-/// A place for the bytes of one write.
-#[derive(Debug)]
+/// A place for bytes that follow each other in a file.
 pub(super) struct Slot {
     map: Rc<Map>,
     index: usize,
+    /// Bytes that were put here.
+    len: usize,
+    /// Of those bytes.
+    crc: Digest,
 }
 
 impl Slot {
     /// The bytes that were put here.
     pub(super) fn data(&self) -> &[u8] {
-        // SAFETY: within the mapping, zeros at first, and the slot's while `self` is borrowed:
-        // each index has one slot.
-        unsafe { std::slice::from_raw_parts(self.start().add(HEAD_BYTES), DATA_BYTES) }
+        // SAFETY: within the mapping, as `len` is at most `DATA_BYTES`; initialised, for a file
+        // begins with zeros; the slot's while `self` is borrowed: each index has one slot.
+        unsafe { std::slice::from_raw_parts(self.start().wrapping_add(HEAD_BYTES), self.len) }
     }
 
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `data`, and borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.start(), SLOT_BYTES) }
+    /// How many more bytes there is room for.
+    pub(super) fn room(&self) -> usize {
+        DATA_BYTES - self.len
+    }
+
+    /// Adds `len` bytes, no more than there is room for, which `copy` puts into their place. When this
+    /// returns, they will get to the file, whatever becomes of the process.
+    pub(super) fn extend(&mut self, len: usize, copy: impl FnOnce(&mut [u8])) {
+        assert!(len <= self.room(), "the owner has asked for the room");
+        let place = self.start().wrapping_add(HEAD_BYTES + self.len);
+        // SAFETY: within the mapping (asserted) and otherwise as in `data`; borrowed exclusively.
+        let place = unsafe { std::slice::from_raw_parts_mut(place, len) };
+        copy(place);
+        self.crc.update(place);
+        self.len += len;
+        let word = stage::commit_word(self.len, self.crc.finalize());
+        self.commit().store(word, Ordering::Release);
+    }
+
+    /// The head, of a slot that is empty.
+    fn head_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `extend`.
+        unsafe { std::slice::from_raw_parts_mut(self.start(), HEAD_BYTES) }
     }
 
     fn start(&self) -> *mut u8 {
@@ -185,5 +201,14 @@ impl Slot {
     pub(super) fn release(self) {
         self.commit().store(0, Ordering::Release);
         self.map.free.borrow_mut().push(self.index);
+    }
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slot")
+            .field("index", &self.index)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }

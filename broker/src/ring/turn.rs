@@ -17,6 +17,7 @@ use super::buffers::{Buffers, GROUP};
 use super::direct::DirectFiles;
 use super::doorbell::Doorbell;
 use super::endpoints::Endpoints;
+use super::gather::Gathering;
 use super::ops::{Op, OpId, Ops};
 use super::pool::Pool;
 use super::queue::Queue;
@@ -52,6 +53,7 @@ pub struct Ring {
     pub(super) ready: VecDeque<Ready>,
     pub(super) route: Route,
     pub(super) direct: DirectFiles,
+    pub(super) gathering: Gathering,
     /// What direct writes are made from; without one there are none.
     pub(super) stage: Option<Stage>,
     /// What large reads are read into.
@@ -95,6 +97,7 @@ impl Ring {
             ready: VecDeque::new(),
             route: Route::new(options.segment_io),
             direct: DirectFiles::default(),
+            gathering: Gathering::default(),
             stage: None,
             reading: Pool::new(READ_BUFFER_BYTES, READ_BUFFERS),
             trim_at: Now(0),
@@ -184,6 +187,7 @@ impl Ring {
 
     fn enter(&mut self, wait: Wait, is_idle: impl Fn() -> bool) -> io::Result<()> {
         self.feed_starved();
+        self.end_gathering();
         let nothing_to_do =
             self.ready.is_empty() && self.starved.is_empty() && self.queue.ready() == 0;
         let timeout = match wait {

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::super::direct::is_cached;
 use super::super::{Ring, RingOptions};
 use super::{Event, SMALL, SegmentIo, next_event, pattern, shared, turn_until};
-use crate::stage::{SLOTS, redo, stages_dir};
+use crate::stage::{DATA_BYTES, SLOTS, redo, stages_dir};
 
 const MIB: usize = 1024 * 1024;
 
@@ -208,6 +208,100 @@ fn neighbours_in_flight_together_keep_their_shared_blocks() {
     model.check_all(&mut ring);
     model.evict();
     model.check_all(&mut ring);
+}
+
+#[test]
+fn what_follows_while_the_device_is_busy_shares_slots() {
+    let mut ring = ring(SegmentIo::Direct);
+    let path = ring.dir.path().join("segment");
+    fs::write(&path, []).unwrap();
+    let options = File::options().read(true).write(true).open(&path).unwrap();
+    let mut model = Model {
+        file: shared(options),
+        bytes: Vec::new(),
+    };
+    let mut at = 0;
+    // Nothing is heard of the device meanwhile.
+    for token in 0..20 {
+        model.write(&mut ring, token, at..at + 65_537, 3);
+        at += 65_537;
+    }
+    for token in 20..120 {
+        model.write(&mut ring, token, at..at + 1_001, 3);
+        at += 1_001;
+    }
+    // The first two at once, but for the block that they do not fill; the others together.
+    assert_eq!(lent(&ring), 2 + (at - 2 * 65_536).div_ceil(DATA_BYTES));
+    assert_eq!(redo(ring.dir.path()).unwrap().writes, lent(&ring));
+    assert!(fs::read(&path).unwrap() == model.bytes, "they survive");
+    written(&mut ring, 120);
+    assert_eq!(lent(&ring), 0);
+    assert!(fs::read(&path).unwrap() == model.bytes);
+}
+
+#[test]
+fn a_few_bytes_between_writes_do_not_part_them() {
+    let mut ring = ring(SegmentIo::Direct);
+    let mut model = Model::new(0);
+    let mut at = 0;
+    for token in 0..12 {
+        model.write(&mut ring, token, at..at + 99_999, 3);
+        at += 99_999 + usize::try_from(token).unwrap() % 8;
+    }
+    assert_eq!(lent(&ring), 2 + (at - 2 * 98_304).div_ceil(DATA_BYTES));
+    let far = at + 8;
+    model.write(&mut ring, 12, far..far + 99_999, 3);
+    written(&mut ring, 13);
+    model.check_all(&mut ring);
+    model.evict();
+    model.check_all(&mut ring);
+}
+
+#[test]
+fn a_block_that_nothing_follows_in_is_not_kept_waiting() {
+    let mut model = Model::new(MIB);
+    let mut ring = ring(SegmentIo::Direct);
+    // The second part of a block comes while the first is on its way, and long after.
+    for (token, range) in [(1, 0..70_000), (2, 70_000..140_000)] {
+        model.write(&mut ring, token, range, 1);
+    }
+    assert_eq!(lent(&ring), 3, "two on their way, and the rest");
+    written(&mut ring, 2);
+    assert_eq!(lent(&ring), 0);
+    model.write(&mut ring, 3, 140_000..210_000, 1);
+    written(&mut ring, 1);
+    model.check_all(&mut ring);
+    model.evict();
+    model.check_all(&mut ring);
+}
+
+#[test]
+fn writers_of_several_files_do_not_mix() {
+    for seed in 1..=4 {
+        let mut numbers = Numbers(seed);
+        let mut ring = ring(SegmentIo::Direct);
+        let mut models = [0; 3].map(|_| Model::new(0));
+        for _ in 0..20 {
+            let count = 1 + numbers.below(8);
+            let mut which = 0;
+            for token in 0..count {
+                if numbers.below(3) == 0 {
+                    which = numbers.below(3);
+                }
+                let model = &mut models[which];
+                let at = model.bytes.len();
+                let len = numbers.range(1).len();
+                model.write(&mut ring, token as u64, at..at + len, token);
+            }
+            written(&mut ring, count);
+        }
+        assert_eq!(lent(&ring), 0);
+        for model in &models {
+            model.check_all(&mut ring);
+            model.evict();
+            model.check_all(&mut ring);
+        }
+    }
 }
 
 #[test]
