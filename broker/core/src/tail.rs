@@ -128,14 +128,16 @@ impl Tail {
             self.start_block(len);
         }
         let size = u32::try_from(len - 4).expect("bodies are limited far below 4 GiB");
-        self.header[..4].copy_from_slice(&size.to_be_bytes());
-        let digits = &mut self.header[ID_AT + PREFIX_LEN..];
         if self.head.is_multiple_of(ID_STEM_SPAN) {
-            encode_digits(digits, self.head);
-        } else {
-            encode_digits(&mut digits[ID_LEN - PREFIX_LEN - 2..], self.head);
+            encode_digits(&mut self.header[ID_AT + PREFIX_LEN..], self.head);
         }
+        // What differs is written into the block and not into the header before: to read back at once
+        // what was just written would wait for all writes before it, those of the last body too.
+        let start = self.block.len();
         self.block.extend_from_slice(&self.header);
+        let header = &mut self.block[start..];
+        header[..4].copy_from_slice(&size.to_be_bytes());
+        encode_digits(&mut header[MESSAGE_HEADER_LEN - 2..], self.head);
         self.block.extend_from_slice(body);
         let end = u32::try_from(self.block.len()).expect("a block holds 256 KiB or one frame");
         self.ends.push_back(end);
