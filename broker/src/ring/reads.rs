@@ -19,9 +19,10 @@ use super::direct::{BLOCK, is_cached, is_refusal};
 use super::files::{is_interruption, is_position};
 use super::ops::{self, Op, OpId, outcome};
 use super::pool::Buffer;
-use super::route::LARGE_BYTES;
 use super::turn::{Ready, Ring, Sink};
 
+/// Reads from this size on go around the page cache if that does not hold them.
+const LARGE_BYTES: usize = 64 * 1024;
 /// Length of the parts of a direct read, which are asked for together: a device serves several
 /// faster than one. A multiple of [`BLOCK`].
 const PART_BYTES: usize = 128 * 1024;

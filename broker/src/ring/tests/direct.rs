@@ -149,7 +149,7 @@ impl Numbers {
     fn range(&mut self, within: usize) -> Range<usize> {
         let len = match self.below(4) {
             0 => 1 + self.below(9000),
-            1 => 64 * 1024 - 2 + self.below(4),
+            1 => 32 * 1024 - 2 + self.below(4),
             2 => (1 + self.below(160)) * 4096,
             _ => 65_536 + self.below(MIB),
         };
@@ -339,9 +339,9 @@ fn direct_transfers_leave_the_page_cache_alone() {
     model.evict();
     model.check(&mut ring, 1000..MIB / 2);
     assert!(!is_cached(&model.file, 0, MIB), "read directly");
-    model.write(&mut ring, 1, 8192..8192 + 60_000, 3);
+    model.write(&mut ring, 1, 8192..8192 + 30_000, 3);
     written(&mut ring, 1);
-    assert!(is_cached(&model.file, 8192, 60_000), "small is buffered");
+    assert!(is_cached(&model.file, 8192, 30_000), "small is buffered");
 }
 
 #[test]
