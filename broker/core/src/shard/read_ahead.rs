@@ -16,6 +16,11 @@ use crate::{Effect, Sequence, TopicKey};
 /// So much lies ahead of a channel that reads its backlog, read or on its way: more than its
 /// consumers take while a device answers.
 const AHEAD_BYTES: usize = 2 << 20;
+/// So much while half of the room is free: a device that answers late now and then holds nobody up.
+///
+/// Measured with a backlog of 10 million messages of 200 bytes that was written around the page cache: 4.1
+/// million a second with 2 MiB ahead, 4.4 with 6 MiB (medians of seven).
+const AHEAD_BYTES_MAX: usize = 6 << 20;
 /// What was read back, or is planned to be, may fill this part of the cache, the reciprocal; beyond
 /// it there is no reading ahead. Many channels that lag each need their place more than one of them
 /// needs two.
@@ -61,7 +66,13 @@ impl Shard {
         if topic.ephemeral || pending.start >= end || !self.cache.has_room_ahead(CACHE_SHARE) {
             return;
         }
-        let Some(next) = topic.uncovered(pending.start, AHEAD_BYTES) else {
+        let is_roomy = self.cache.has_room_ahead(2 * CACHE_SHARE);
+        let ahead = if is_roomy {
+            AHEAD_BYTES_MAX
+        } else {
+            AHEAD_BYTES
+        };
+        let Some(next) = topic.uncovered(pending.start, ahead) else {
             return;
         };
         if next < end && topic.want(next, key) {
