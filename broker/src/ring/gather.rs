@@ -6,9 +6,9 @@
 //! writers gets few and large transfers, and one that keeps up gets each write at once.
 //!
 //! Slots begin and end with blocks of the file. What a slot holds of the next block when it goes to the
-//! device is carried into a slot of its own, and written buffered only when nothing has followed
-//! in the turn in which the device was done; as is what comes before the first block. So no block is ever
-//! written both ways, and the page cache cannot disagree with the device: the kernel drops the
+//! device is carried into a slot of its own, and written buffered only when nothing follows soon
+//! ([`PATIENCE`], or until the device is idle); as is what comes before the first block. So no block is
+//! ever written both ways, and the page cache cannot disagree with the device: the kernel drops the
 //! cached pages of what is written directly, and writes dirty ones out before it reads directly.
 
 use std::cell::RefCell;
@@ -30,31 +30,80 @@ use crate::stage::Identity;
 
 /// So many slots on their way keep a device busy.
 const IN_FLIGHT: usize = 2;
+/// So many files have a slot that waits for more.
+const OPEN: usize = 6;
+/// A slot waits for more until the device has answered so many times.
+const PATIENCE: u64 = 4;
 /// What lies between two writes that follow each other, below this, may be filled with zeros.
-pub(super) const GAP: u64 = 8;
+const GAP: u64 = 8;
 
 /// What is gathered, and what is on its way.
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
-    /// The slot that the last write ended in, if it waits for more: until others are done, or for the
-    /// rest of the turn.
-    open: Option<DirectOp>,
+    /// Slots that wait for more, no two of one file, at most [`OPEN`]; that for which something came
+    /// last at the end. None waits beyond a turn in which nothing is on its way.
+    open: Vec<DirectOp>,
     in_flight: usize,
+    /// How often the device has answered.
+    answers: u64,
+}
+
+/// Where a write goes on.
+#[derive(Debug, Clone, Copy)]
+struct Joint {
+    /// Which of the open slots.
+    index: usize,
+    /// What is left between their bytes.
+    gap: usize,
+    /// What there is room for after that.
+    room: usize,
 }
 
 impl Gathering {
-    /// Whether a write at `offset` of `file` goes on where the open slot ends.
+    /// Whether a write at `offset` of `file` goes on where an open slot ends.
     pub(super) fn goes_on(&self, file: &Rc<OwnedFd>, offset: u64) -> bool {
         self.joint(file, offset).is_some()
     }
 
-    /// If it does, what is left between them, and the room after that.
-    fn joint(&self, file: &Rc<OwnedFd>, offset: u64) -> Option<(usize, usize)> {
-        let open = self.open.as_ref()?;
+    fn joint(&self, file: &Rc<OwnedFd>, offset: u64) -> Option<Joint> {
+        let index = self.index_of(file)?;
+        let open = &self.open[index];
         let gap = offset.checked_sub(open.end()).filter(|gap| *gap < GAP)?;
         let gap = usize::try_from(gap).expect("a few bytes");
-        let room = open.slot.room().checked_sub(gap + 1)? + 1;
-        Rc::ptr_eq(&open.target.file, file).then_some((gap, room))
+        let room = open.slot.room().checked_sub(gap)?;
+        (room > 0).then_some(Joint { index, gap, room })
+    }
+
+    fn index_of(&self, file: &Rc<OwnedFd>) -> Option<usize> {
+        let is_same = |open: &DirectOp| Rc::ptr_eq(&open.target.file, file);
+        self.open.iter().position(is_same)
+    }
+
+    /// Takes what has to go before a slot is opened for `file`.
+    fn make_room(&mut self, file: &Rc<OwnedFd>) -> Option<DirectOp> {
+        let oldest = (self.open.len() >= OPEN).then_some(0);
+        let index = self.index_of(file).or(oldest)?;
+        Some(self.open.remove(index))
+    }
+
+    /// Lets a slot wait for more from now on.
+    fn put(&mut self, mut open: DirectOp) {
+        open.since = self.answers;
+        self.open.push(open);
+    }
+
+    /// Takes a slot that has whole blocks for the device, if that has little to do.
+    fn next_for_device(&mut self) -> Option<DirectOp> {
+        let has_blocks = |open: &DirectOp| !open.parts().0.is_empty();
+        let index = self.open.iter().position(has_blocks)?;
+        (self.in_flight < IN_FLIGHT).then(|| self.open.remove(index))
+    }
+
+    /// Takes the slots that have waited long enough when a turn ends.
+    fn take_overdue(&mut self) -> Vec<DirectOp> {
+        let (is_idle, answers) = (self.in_flight == 0, self.answers);
+        let is_overdue = |open: &mut DirectOp| is_idle || answers >= open.since + PATIENCE;
+        self.open.extract_if(.., is_overdue).collect()
     }
 }
 
@@ -110,6 +159,8 @@ pub(super) struct DirectOp {
     done: usize,
     /// How what is not for the device was written.
     edge: io::Result<()>,
+    /// Since when it waits for more, in answers of the device.
+    since: u64,
 }
 
 /// Where blocks stand after one answer of the kernel.
@@ -133,7 +184,16 @@ impl DirectOp {
             len: 0,
             done: 0,
             edge: Ok(()),
+            since: 0,
         }
+    }
+
+    /// Takes in what a write has from `at` on, as far as there is room; returns how many bytes that were.
+    fn take_in(&mut self, op: &WriteOp, at: usize, whole: &Rc<Whole>) -> usize {
+        let len = self.slot.room().min(op.len() - at);
+        self.slot.extend(len, |to| op.copy_range(at..at + len, to));
+        self.wholes.push(Rc::clone(whole));
+        len
     }
 
     /// Where in the file its bytes end.
@@ -242,17 +302,15 @@ impl Ring {
             Some(_) => 0,
             None => to_block(op.offset()).min(op.len()),
         };
-        let beyond = (op.len() - edge).saturating_sub(joint.map_or(0, |(_, room)| room));
-        if !(self.stage.as_mut()).is_some_and(|stage| stage.has_room(now, beyond)) {
+        let beyond = (op.len() - edge).saturating_sub(joint.map_or(0, |joint| joint.room));
+        let stage = self.stage.as_mut();
+        if !stage.is_some_and(|stage| stage.has_room(now, beyond)) {
             return false;
         }
         let Some(target) = self.target(op.file()) else {
             return false;
         };
-        match (&mut self.gathering.open, joint) {
-            (Some(open), Some((gap, _))) => open.slot.extend(gap, |to| to.fill(0)),
-            _ => self.close_open(),
-        }
+        let mut open = self.continue_at(joint, op.file());
         let whole = Rc::new(Whole {
             token: op.token(),
             len: op.len(),
@@ -262,7 +320,19 @@ impl Ring {
         whole.note(op.write_range(0..edge));
         let mut at = edge;
         while at < op.len() {
-            at += self.gather(op, at, &whole, &target);
+            let mut slot = match open.take() {
+                Some(slot) => slot,
+                None => self.open_slot(&target, op.offset() + at as u64),
+            };
+            at += slot.take_in(op, at, &whole);
+            if slot.slot.room() == 0 {
+                self.close_slot(slot);
+            } else {
+                open = Some(slot);
+            }
+        }
+        if let Some(open) = open {
+            self.gathering.put(open);
         }
         if whole.is_sound() {
             let token = op.token();
@@ -282,70 +352,59 @@ impl Ring {
         })
     }
 
-    /// Puts what a write has from `at` on into the open slot, or into a new one, as far as it fits in;
-    /// returns how many bytes that were.
-    fn gather(&mut self, op: &WriteOp, at: usize, whole: &Rc<Whole>, target: &Target) -> usize {
-        let open = self.gathering.open.get_or_insert_with(|| {
-            let offset = op.offset() + at as u64;
-            let stage = self.stage.as_mut().expect("it has room");
-            let slot = stage.lend(&target.identity, offset);
-            DirectOp::new(target, slot.expect("the caller has asked"), offset)
-        });
-        let len = open.slot.room().min(op.len() - at);
-        open.slot.extend(len, |to| op.copy_range(at..at + len, to));
-        open.wholes.push(Rc::clone(whole));
-        if open.slot.room() == 0 {
-            self.close_open();
+    /// The open slot in which a write goes on; or none, and then there is room for one of that file.
+    fn continue_at(&mut self, joint: Option<Joint>, file: &Rc<OwnedFd>) -> Option<DirectOp> {
+        if let Some(Joint { index, gap, .. }) = joint {
+            let mut open = self.gathering.open.remove(index);
+            open.slot.extend(gap, |to| to.fill(0));
+            return Some(open);
         }
-        len
+        if let Some(other) = self.gathering.make_room(file) {
+            self.close_slot(other);
+        }
+        None
     }
 
-    /// Gives the device the whole blocks of the open slot if it has little to do.
+    fn open_slot(&mut self, target: &Target, offset: u64) -> DirectOp {
+        let stage = self.stage.as_mut().expect("it has room");
+        let slot = stage.lend(&target.identity, offset);
+        let slot = slot.expect("the caller has asked for the room");
+        DirectOp::new(target, slot, offset)
+    }
+
+    /// Gives the device whole blocks while it has little to do.
     fn feed_device(&mut self) {
-        let Some(open) = &self.gathering.open else {
-            return;
-        };
-        let (blocks, rest) = open.parts();
-        if self.gathering.in_flight >= IN_FLIGHT || blocks.is_empty() {
-            return;
-        }
-        if rest.is_empty() {
-            self.close_open();
-        } else {
-            self.send_blocks();
+        while let Some(open) = self.gathering.next_for_device() {
+            self.send_blocks(open);
         }
     }
 
-    /// Nothing more is written in this turn: what only waits for that does not wait any more.
+    /// Nothing more is written in this turn: what only waited for that does not wait any more.
     pub(super) fn end_gathering(&mut self) {
-        if self.gathering.in_flight == 0 {
-            self.close_open();
+        if !self.gathering.open.is_empty() {
+            let overdue = self.gathering.take_overdue();
+            overdue.into_iter().for_each(|open| self.close_slot(open));
         }
     }
 
-    /// Sends the whole blocks of the open slot, and goes on in another one if one is free.
-    fn send_blocks(&mut self) {
-        let Some(open) = self.gathering.open.take() else {
-            return;
-        };
+    /// Sends the whole blocks of a slot. What it holds of the next block waits in another one, if one is
+    /// free.
+    fn send_blocks(&mut self, open: DirectOp) {
+        if open.parts().1.is_empty() {
+            return self.send(open);
+        }
         let (identity, offset) = (&open.target.identity, open.blocks_end());
         let stage = self.stage.as_mut();
         match stage.and_then(|stage| stage.lend(identity, offset)) {
             Some(slot) => {
-                self.gathering.open = Some(open.carry_into(slot));
+                self.gathering.put(open.carry_into(slot));
                 self.send(open);
             }
             None => self.close_slot(open),
         }
     }
 
-    /// Sends all of the open slot where it belongs.
-    fn close_open(&mut self) {
-        if let Some(open) = self.gathering.open.take() {
-            self.close_slot(open);
-        }
-    }
-
+    /// Sends all of a slot where it belongs.
     fn close_slot(&mut self, mut op: DirectOp) {
         op.write_edge();
         self.send(op);
@@ -389,6 +448,7 @@ impl Ring {
             return;
         };
         self.gathering.in_flight -= 1;
+        self.gathering.answers += 1;
         for whole in op.finish(result) {
             self.route.on_written(Way::Direct, whole.len);
             sink(Completion::Written {

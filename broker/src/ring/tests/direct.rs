@@ -276,17 +276,59 @@ fn a_block_that_nothing_follows_in_is_not_kept_waiting() {
 }
 
 #[test]
+fn writers_that_take_turns_each_share_their_slots() {
+    let mut ring = ring(SegmentIo::Direct);
+    let mut models = [0; 3].map(|_| Model::new(0));
+    for token in 0..30 {
+        let model = &mut models[token % 3];
+        let at = model.bytes.len();
+        model.write(&mut ring, token as u64, at..at + 65_536, 3);
+    }
+    let slots = |blocks: usize| (blocks * 65_536).div_ceil(DATA_BYTES);
+    // The first two writes went at once.
+    assert_eq!(lent(&ring), 2 + slots(9) + slots(9) + slots(10));
+    written(&mut ring, 30);
+    assert_eq!(lent(&ring), 0);
+    for model in &models {
+        model.check_all(&mut ring);
+    }
+}
+
+#[test]
+fn a_writer_that_pauses_is_not_kept_waiting_by_others() {
+    let mut ring = ring(SegmentIo::Direct);
+    let (mut pauses, mut goes_on) = (Model::new(0), Model::new(0));
+    let mut events = Vec::new();
+    // The device is never without something to do.
+    for round in 0..500 {
+        for token in [1, 2, 3] {
+            let at = goes_on.bytes.len();
+            goes_on.write(&mut ring, token, at..at + 300_000, 3);
+        }
+        if round == 1 {
+            pauses.write(&mut ring, 777, 0..65_537, 3);
+        }
+        events.extend(turn_until(&mut ring, |events| !events.is_empty()));
+        let is_answer = |event: &Event| matches!(event, Event::Written(777, Ok(())));
+        if events.iter().any(is_answer) {
+            return;
+        }
+    }
+    panic!("not answered in 500 turns, with {} others", events.len());
+}
+
+#[test]
 fn writers_of_several_files_do_not_mix() {
     for seed in 1..=4 {
         let mut numbers = Numbers(seed);
         let mut ring = ring(SegmentIo::Direct);
-        let mut models = [0; 3].map(|_| Model::new(0));
+        let mut models = [0; 9].map(|_| Model::new(0));
         for _ in 0..20 {
             let count = 1 + numbers.below(8);
             let mut which = 0;
             for token in 0..count {
                 if numbers.below(3) == 0 {
-                    which = numbers.below(3);
+                    which = numbers.below(9);
                 }
                 let model = &mut models[which];
                 let at = model.bytes.len();
