@@ -88,6 +88,7 @@ impl Gathering {
 
     /// Lets a slot wait for more from now on.
     fn put(&mut self, mut open: DirectOp) {
+        debug_assert!(self.open.len() < OPEN, "the caller has made room");
         open.since = self.answers;
         self.open.push(open);
     }

@@ -54,7 +54,7 @@ pub(super) enum Op {
     Writable(SocketOp),
     /// Boxed: the kernel reads the part list at its address, and the table may grow.
     Write(Box<WriteOp>),
-    /// A part of a large write.
+    /// Blocks on their way around the page cache.
     Direct(Box<DirectOp>),
     Read(ReadOp),
     Sync {

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::thread;
@@ -243,12 +244,21 @@ fn what_follows_while_the_device_is_busy_shares_slots() {
 fn a_few_bytes_between_writes_do_not_part_them() {
     let mut ring = ring(SegmentIo::Direct);
     let mut model = Model::new(0);
+    let old = vec![0xff; 2 * MIB];
+    File::from(model.file.try_clone().unwrap())
+        .write_all_at(&old, 0)
+        .unwrap();
+    model.bytes = old;
     let mut at = 0;
     for token in 0..12 {
+        let gap = usize::try_from(token).unwrap() % 8;
+        model.bytes[at..at + gap].fill(0);
+        at += gap;
         model.write(&mut ring, token, at..at + 99_999, 3);
-        at += 99_999 + usize::try_from(token).unwrap() % 8;
+        at += 99_999;
     }
     assert_eq!(lent(&ring), 2 + (at - 2 * 98_304).div_ceil(DATA_BYTES));
+    // What is between these stays as it was.
     let far = at + 8;
     model.write(&mut ring, 12, far..far + 99_999, 3);
     written(&mut ring, 13);
@@ -289,6 +299,22 @@ fn writers_that_take_turns_each_share_their_slots() {
     assert_eq!(lent(&ring), 2 + slots(9) + slots(9) + slots(10));
     written(&mut ring, 30);
     assert_eq!(lent(&ring), 0);
+    for model in &models {
+        model.check_all(&mut ring);
+    }
+}
+
+#[test]
+fn only_so_many_files_keep_a_slot_waiting() {
+    let mut ring = ring(SegmentIo::Direct);
+    let mut models = [0; 10].map(|_| Model::new(0));
+    for (token, model) in (0..).zip(&mut models) {
+        model.write(&mut ring, token, 0..70_001, 3);
+    }
+    // The whole blocks of the first two went at once, and their rests when a seventh and an eighth
+    // file came; the third and the fourth went when the last two did.
+    assert_eq!(lent(&ring), 2 + 2 + 6);
+    written(&mut ring, 10);
     for model in &models {
         model.check_all(&mut ring);
     }
