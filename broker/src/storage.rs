@@ -3,50 +3,127 @@
 //! One thread for the whole process, so that operations run in the order in which they were
 //! asked for: a directory is removed before a new one of the same name is made. The ring threads
 //! never wait for it; outcomes come back through the shards' mailboxes.
+//!
+//! Filling files with zeros takes longer, and concerns no name: a second thread does it, started when
+//! there is something to fill.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, Scope};
 
 use nix::fcntl::{FallocateFlags, fallocate};
+use nsq_core::TopicKey;
+use nsq_log::Token;
 
-use crate::shard::message::{ShardMessage, StorageJob, StorageOp};
+use crate::shard::message::{ShardId, ShardMessage, StorageJob, StorageOp};
 use crate::shared::Mailboxes;
 
 /// Files of the broker are for its user only, as the reference's.
 const FILE_MODE: u32 = 0o600;
 /// Bytes that the making of a segment leaves free, at most.
 const RESERVE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Zeros that are written at a time.
+static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
+
+/// A job that is done.
+struct Outcome {
+    shard: ShardId,
+    topic: TopicKey,
+    token: Token,
+    result: io::Result<Option<OwnedFd>>,
+}
+
+impl Outcome {
+    fn deliver(self, mailboxes: &Mailboxes) {
+        let Self {
+            shard,
+            topic,
+            token,
+            result,
+        } = self;
+        let message = ShardMessage::Stored {
+            topic,
+            token,
+            result,
+        };
+        mailboxes.deliver(shard, message);
+    }
+}
 
 /// Carries out jobs until every sender of jobs is gone.
 pub(crate) fn run(jobs: &Receiver<StorageJob>, mailboxes: &Mailboxes) {
-    for StorageJob {
-        shard,
-        topic,
-        token,
-        op,
-    } in jobs
-    {
-        let result = carry_out(op);
-        mailboxes.deliver(
-            shard,
-            ShardMessage::Stored {
-                topic,
-                token,
-                result,
-            },
-        );
+    thread::scope(|scope| {
+        let mut filling = None;
+        for job in jobs {
+            let is_to_fill = matches!(
+                job.op,
+                StorageOp::Create {
+                    is_written: true,
+                    ..
+                }
+            );
+            let outcome = Outcome {
+                shard: job.shard,
+                topic: job.topic,
+                token: job.token,
+                result: carry_out(job.op),
+            };
+            if is_to_fill && outcome.result.is_ok() {
+                let filling = filling.get_or_insert_with(|| start_filling(scope, mailboxes));
+                filling.send(outcome).expect("it ends with its sender");
+            } else {
+                outcome.deliver(mailboxes);
+            }
+        }
+    });
+}
+
+/// Starts the thread that fills new files before they are handed out.
+fn start_filling<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    mailboxes: &'scope Mailboxes,
+) -> Sender<Outcome> {
+    let (sender, made) = channel::<Outcome>();
+    scope.spawn(move || {
+        for outcome in made {
+            if let Ok(Some(file)) = &outcome.result {
+                // A file that is not filled serves as well, if less evenly.
+                drop(fill_with_zeros(file));
+            }
+            outcome.deliver(mailboxes);
+        }
+    });
+    sender
+}
+
+/// Writes zeros over a new file, which has its length, up to its end, and to the device.
+///
+/// What is only preallocated the file system has to note as written when it is synced after a write: with
+/// ext4 that is a commit of its journal. fdatasync after 16 KiB took 230 µs so, and 155 in a file that was
+/// filled before.
+fn fill_with_zeros(file: &OwnedFd) -> io::Result<()> {
+    let file = File::from(file.try_clone()?);
+    let len = file.metadata()?.len();
+    let mut at = 0;
+    while at < len {
+        let step = ZEROS
+            .len()
+            .min(usize::try_from(len - at).unwrap_or(usize::MAX));
+        file.write_all_at(&ZEROS[..step], at)?;
+        at += step as u64;
     }
+    file.sync_data()
 }
 
 /// Carries out one operation; the file of those that open one.
 pub(crate) fn carry_out(op: StorageOp) -> io::Result<Option<OwnedFd>> {
     match op {
         StorageOp::Open { path } => open(&path).map(Some),
-        StorageOp::Create { path, len } => create(&path, len).map(Some),
+        StorageOp::Create { path, len, .. } => create(&path, len).map(Some),
         StorageOp::Recycle { from, to } => {
             match fs::rename(&from, &to) {
                 // Renamed by an attempt that failed later.
@@ -181,6 +258,20 @@ mod tests {
             create(&path, 1).unwrap_err().kind(),
             io::ErrorKind::AlreadyExists
         );
+    }
+
+    #[test]
+    fn what_is_filled_is_written_up_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("segment");
+        let len = 2 * ZEROS.len() as u64 + 4096;
+        let file = create(&path, len).unwrap();
+        fill_with_zeros(&file).unwrap();
+        assert!(fs::read(&path).unwrap().iter().all(|byte| *byte == 0));
+        assert_eq!(fs::metadata(&path).unwrap().len(), len);
+        // What is only preallocated counts as a hole where the file system tells.
+        let hole = nix::unistd::lseek(&file, 0, nix::unistd::Whence::SeekHole).unwrap();
+        assert_eq!(u64::try_from(hole).unwrap(), len);
     }
 
     #[test]

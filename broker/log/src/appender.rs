@@ -154,8 +154,12 @@ impl Appender {
     }
 }
 
-/// Submits the making of a segment's file.
-fn submit_making(disk: &mut dyn Disk, (dir, ops): (&Path, &mut Ops), segment: &mut Segment) {
+/// Submits the making of a segment's file, for a log whose appends wait for syncs or not.
+fn submit_making(
+    disk: &mut dyn Disk,
+    (dir, ops, policy): (&Path, &mut Ops, SyncPolicy),
+    segment: &mut Segment,
+) {
     let to = segment::path_of(dir, segment.name);
     let op = match segment.origin {
         Some(freed) => Op::Recycle {
@@ -165,6 +169,7 @@ fn submit_making(disk: &mut dyn Disk, (dir, ops): (&Path, &mut Ops), segment: &m
         None => Op::Create {
             path: to,
             len: segment.len,
+            is_written: policy == SyncPolicy::Always,
         },
     };
     segment.file = FileState::Busy;
@@ -304,7 +309,8 @@ impl TopicLog {
             segment.origin = Some(freed.name);
         }
         self.has_disk = true;
-        submit_making(disk, (&self.dir, &mut self.ops), &mut segment);
+        let log = (&*self.dir, &mut self.ops, self.config.sync);
+        submit_making(disk, log, &mut segment);
         segment
     }
 
@@ -327,7 +333,8 @@ impl TopicLog {
             other => self.segments.pool.extend(other),
         }
         let segment = self.segments.get_mut(name).expect("just seen");
-        submit_making(disk, (&self.dir, &mut self.ops), segment);
+        let log = (&*self.dir, &mut self.ops, self.config.sync);
+        submit_making(disk, log, segment);
     }
 
     /// Tries again what failed for want of space.

@@ -58,6 +58,9 @@ pub enum Op {
         path: PathBuf,
         /// Preallocated length in bytes.
         len: u64,
+        /// The zeros had better be written, not only promised: a sync of what replaces them has
+        /// nothing to note in the file system then. Costs the disk the length once more.
+        is_written: bool,
     },
     /// Rename, fsync the directory, and open the file under its new name for reading and writing.
     /// Asked for again after a failure, it goes on where it stopped.

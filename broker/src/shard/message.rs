@@ -174,6 +174,7 @@ pub(crate) enum StorageOp {
     Create {
         path: std::path::PathBuf,
         len: u64,
+        is_written: bool,
     },
     Recycle {
         from: std::path::PathBuf,
@@ -199,7 +200,15 @@ impl StorageOp {
     pub(crate) fn from_op(op: Op) -> Result<Self, Op> {
         Ok(match op {
             Op::Open { path } => Self::Open { path },
-            Op::Create { path, len } => Self::Create { path, len },
+            Op::Create {
+                path,
+                len,
+                is_written,
+            } => Self::Create {
+                path,
+                len,
+                is_written,
+            },
             Op::Recycle { from, to } => Self::Recycle { from, to },
             Op::Replace { path, contents } => Self::Replace { path, contents },
             Op::Remove { path } => Self::Remove { path },

@@ -67,7 +67,7 @@ fn carry_out(op: Op) -> OpResult {
             Ok(OpOutput::Data(Bytes::from(bytes)))
         }
         Op::Open { path } => opened(&path),
-        Op::Create { path, len } => {
+        Op::Create { path, len, .. } => {
             if let Some(dir) = path.parent() {
                 fs::create_dir_all(dir)?;
             }

@@ -129,6 +129,18 @@ fn a_sync_waits_for_those_whom_the_last_one_let_go_on() {
 }
 
 #[test]
+fn only_logs_whose_appends_wait_for_syncs_have_their_files_filled() {
+    for (sync, filled) in [(SyncPolicy::Interval, 0), (SyncPolicy::Always, 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = FsDisk::default();
+        let mut log = TopicLog::create(dir.path().join("t"), config(sync));
+        append(&mut log, &mut disk, 0, 1, 1);
+        settle(&mut log, &mut disk);
+        assert_eq!(disk.filled, filled, "{sync:?}");
+    }
+}
+
+#[test]
 fn the_policy_changes_while_messages_are_under_way() {
     let dir = tempfile::tempdir().unwrap();
     let mut disk = FsDisk::default();

@@ -23,6 +23,8 @@ pub(crate) struct FsDisk {
     pub(crate) makes_to_fail: u32,
     pub(crate) opens: u32,
     pub(crate) syncs: u32,
+    /// Files that were to be filled with zeros.
+    pub(crate) filled: u32,
     /// What was carried out, in order.
     pub(crate) done: Vec<&'static str>,
 }
@@ -67,7 +69,12 @@ impl FsDisk {
                 }
                 opened(&path)
             }
-            Op::Create { path, len } => {
+            Op::Create {
+                path,
+                len,
+                is_written,
+            } => {
+                self.filled += u32::from(is_written);
                 fs::create_dir_all(path.parent().unwrap())?;
                 OpenOptions::new()
                     .write(true)

@@ -343,7 +343,7 @@ impl SimDisk {
                 Ok(OpOutput::Data(Bytes::copy_from_slice(&bytes[start..end])))
             }
             Op::Open { path } => self.open(&path),
-            Op::Create { path, len } => {
+            Op::Create { path, len, .. } => {
                 if self.names.contains_key(&path) {
                     return Err(io::ErrorKind::AlreadyExists.into());
                 }
