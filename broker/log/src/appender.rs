@@ -377,7 +377,6 @@ impl TopicLog {
             segment.users += 1;
             let number = self.appender.in_flight_base + self.appender.in_flight.len() as u64;
             let offset = write.placement.offset;
-            let is_overwrite = segment.origin.is_some();
             let in_flight = InFlightWrite {
                 placement: write.placement,
                 is_accepted: false,
@@ -392,7 +391,8 @@ impl TopicLog {
                     offset,
                     head: write.head,
                     body: write.frames,
-                    is_overwrite,
+                    // Under `Interval` it counts once it is accepted.
+                    is_urgent: self.config.sync == SyncPolicy::Always,
                 },
             );
         }

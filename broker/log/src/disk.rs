@@ -28,8 +28,8 @@ pub enum Op {
         head: Bytes,
         /// Second part, may be empty.
         body: Bytes,
-        /// The bytes replace others: where they were in memory, these had better be as well.
-        is_overwrite: bool,
+        /// Somebody waits until it is done: it is not to be held back to be done with others.
+        is_urgent: bool,
     },
     /// fdatasync.
     Sync {

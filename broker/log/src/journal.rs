@@ -303,7 +303,7 @@ impl TopicLog {
                     offset: journal.len,
                     head: job.bytes.clone(),
                     body: Bytes::new(),
-                    is_overwrite: false,
+                    is_urgent: true,
                 },
             ),
             None if self.is_held_back => return,

@@ -370,7 +370,7 @@ fn ours() -> Vec<Flag> {
             "segment-io",
             word(parse_segment_io),
             Value::Text(SegmentIo::default().as_str().to_owned()),
-            "how large parts of segment files are written: 'buffered' (through the page cache), \
+            "how segment files are written: 'buffered' (through the page cache), \
              'direct' (around it) or 'auto' (whichever gets more done)",
         ),
         Flag::int(

@@ -8,10 +8,12 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{Mode, SFlag, fstat};
+use nsq_core::Now;
 
 use super::stage::Stage;
 use crate::stage::Identity;
@@ -19,6 +21,10 @@ use crate::stage::Identity;
 /// Direct transfers begin and end at multiples of this, in the file and in memory. No device that
 /// matters has larger blocks; one that has refuses, and is served by the page cache.
 pub(super) const BLOCK: usize = 4096;
+/// So many times in a row a file must have been slow to count as slow ...
+const SLOW_TIMES: u32 = 8;
+/// ... for so long.
+const SLOW_FOR: Duration = Duration::from_secs(1);
 /// Files whose direct descriptor is kept. A file beyond them costs two system calls per write.
 const FILES_MAX: usize = 32;
 
@@ -40,6 +46,9 @@ struct Entry {
     identity: Option<Rc<Identity>>,
     /// Value of `looked_up` when it was last used.
     used: u64,
+    /// How often in a row little had gathered for the device when it was time.
+    slow_times: u32,
+    slow_until: Now,
 }
 
 impl DirectFiles {
@@ -73,6 +82,25 @@ impl DirectFiles {
         entry.identity.clone()
     }
 
+    /// Something has gathered for the device, a little or more. Whether the file counts as slow now.
+    pub(super) fn note_pace(&mut self, file: &Rc<OwnedFd>, is_little: bool, now: Now) -> bool {
+        let Some(entry) = self.find(file) else {
+            return false;
+        };
+        entry.slow_times = if is_little { entry.slow_times + 1 } else { 0 };
+        let is_slow = entry.slow_times >= SLOW_TIMES;
+        if is_slow {
+            entry.slow_times = 0;
+            entry.slow_until = now.after(SLOW_FOR);
+        }
+        is_slow
+    }
+
+    /// Whether so little comes to a file that small writes had better not be gathered for the device.
+    pub(super) fn is_slow(&mut self, file: &Rc<OwnedFd>, now: Now) -> bool {
+        self.find(file).is_some_and(|entry| now < entry.slow_until)
+    }
+
     /// The file system has refused a direct transfer: the file is not used so again.
     pub(super) fn refuse(&mut self, file: &Rc<OwnedFd>) {
         match self.find(file) {
@@ -99,6 +127,8 @@ impl DirectFiles {
             direct,
             identity: None,
             used: self.looked_up,
+            slow_times: 0,
+            slow_until: Now(0),
         };
         if self.entries.len() < FILES_MAX {
             self.entries.push(entry);

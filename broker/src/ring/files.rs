@@ -2,7 +2,7 @@
 //!
 //! Buffered writes through the ring are handed to a kernel worker by most file systems, which
 //! costs more than the write itself. So they are made on the spot, as long as none is made to wait.
-//! Large ones may go around the page cache: which way is `route`'s to say, how is told in `direct`.
+//! They may also go around the page cache: which way is said by `route`, how is told in `gather`.
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -20,40 +20,52 @@ use nsq_core::Now;
 
 use super::Completion;
 use super::ops::{self, Op, OpId, outcome};
-use super::route::{Route, Way};
+use super::route::{Size, Way};
 use super::turn::{Ready, Ring, Sink};
 
+/// A write that is asked for.
+#[derive(Debug)]
+pub struct Write {
+    /// Chosen by the caller, handed back with the outcome.
+    pub token: u64,
+    /// Target.
+    pub file: Rc<OwnedFd>,
+    /// Where the first part begins.
+    pub offset: u64,
+    /// What is written, one after the other.
+    pub parts: [Bytes; 2],
+    /// Somebody waits until all is written, and not only until it is accepted.
+    pub is_urgent: bool,
+}
+
 impl Ring {
-    /// Writes the two parts, one after the other, at `offset`. Answered once by
-    /// [`Completion::Written`], never from within this call, and before that perhaps by one
-    /// [`Completion::WriteAccepted`]. Writes in flight together may complete in any order. Less than
-    /// 8 bytes between the end of one write and the beginning of the next may become zeros.
-    pub fn write(&mut self, token: u64, file: Rc<OwnedFd>, offset: u64, parts: [Bytes; 2]) {
-        let op = WriteOp::new(token, file, offset, parts);
-        let choose = if self.gathering.goes_on(&op.file, offset) {
-            Route::choose_next
-        } else {
-            Route::choose
-        };
-        self.write_somewhere(op, choose);
-    }
-
-    /// The same, where the bytes replace others that are in memory, or were.
-    pub fn overwrite(&mut self, token: u64, file: Rc<OwnedFd>, offset: u64, parts: [Bytes; 2]) {
-        let op = WriteOp::new(token, file, offset, parts);
-        self.write_somewhere(op, Route::choose_again);
-    }
-
-    fn write_somewhere(&mut self, op: WriteOp, choose: fn(&mut Route, Now, usize) -> Way) {
+    /// Writes both parts. Answered once by [`Completion::Written`], never from within this call, and
+    /// before that perhaps by one [`Completion::WriteAccepted`]; after that `Written` may be a few
+    /// milliseconds late, if the write is not urgent. Writes in flight together may complete in any
+    /// order. Less than 8 bytes between the end of one write and the beginning of the next may become
+    /// zeros.
+    pub fn write(&mut self, write: Write) {
+        let op = WriteOp::new(write);
         if !is_position(op.offset, op.len()) {
             let result = Err(io::ErrorKind::InvalidInput.into());
             let token = op.token;
             return self.ready.push_back(Ready::Written { token, result });
         }
         let begun = self.clock.now();
-        let is_direct = choose(&mut self.route, begun, op.len()) == Way::Direct;
+        let is_direct = self.choose_way(&op, begun) == Way::Direct;
         if !(is_direct && self.write_direct(&op, begun)) {
             self.write_buffered(op, begun);
+        }
+    }
+
+    fn choose_way(&mut self, op: &WriteOp, now: Now) -> Way {
+        let size = op.size();
+        if self.gathering.goes_on(&op.file, op.offset) {
+            self.route.choose_next(now, size)
+        } else if size.is_small() && self.direct.is_slow(&op.file, now) {
+            self.route.buffered(now, size.len)
+        } else {
+            self.route.choose(now, size)
         }
     }
 
@@ -63,7 +75,7 @@ impl Ring {
             self.start(Op::Write(Box::new(op)));
             return;
         }
-        let is_judged = self.route.may_be_direct(len);
+        let is_judged = self.route.is_judged(op.size());
         let worked_before = is_judged.then(processor_time);
         let result = op.write_range(0..len);
         let ended = self.clock.now();
@@ -124,6 +136,7 @@ pub(super) struct WriteOp {
     /// Where the first part begins.
     offset: u64,
     parts: [Bytes; 2],
+    is_urgent: bool,
     /// Bytes of both parts already written.
     done: usize,
     /// What the kernel is told to write; points into `parts`.
@@ -131,16 +144,17 @@ pub(super) struct WriteOp {
 }
 
 impl WriteOp {
-    fn new(token: u64, file: Rc<OwnedFd>, offset: u64, parts: [Bytes; 2]) -> Self {
+    fn new(write: Write) -> Self {
         let nothing = libc::iovec {
             iov_base: ptr::null_mut(),
             iov_len: 0,
         };
         Self {
-            token,
-            file,
-            offset,
-            parts,
+            token: write.token,
+            file: write.file,
+            offset: write.offset,
+            parts: write.parts,
+            is_urgent: write.is_urgent,
             done: 0,
             list: [nothing; 2],
         }
@@ -175,6 +189,13 @@ impl WriteOp {
     /// Bytes of both parts.
     pub(super) fn len(&self) -> usize {
         self.parts[0].len() + self.parts[1].len()
+    }
+
+    pub(super) fn size(&self) -> Size {
+        Size {
+            len: self.len(),
+            is_urgent: self.is_urgent,
+        }
     }
 
     /// What lies in a range of the two parts taken together.

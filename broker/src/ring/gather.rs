@@ -1,9 +1,10 @@
 //! Writes around the page cache, gathered in slots of the stage on their way to the device.
 //!
-//! A write is copied into a slot. From then on it survives the process, and is accepted. While the
-//! device has enough to do, writes that follow each other in a file share a slot; it goes to the device
-//! when it is full, or when the device has less than that to do. So a device that is slower than the
-//! writers gets few and large transfers, and one that keeps up gets each write at once.
+//! A write is copied into a slot. From then on it survives the process, and is accepted. Writes that
+//! follow each other in a file share a slot; it goes to the device when it is full, or has been waiting
+//! for [`LINGER`]. One for which somebody waits goes when the device has less than enough to do. So a
+//! device that is slower than the writers gets few and large transfers, and one that keeps up gets each
+//! urgent write at once.
 //!
 //! Slots begin and end with blocks of the file. What a slot holds of the next block when it goes to the
 //! device is carried into a slot of its own, and written buffered only when nothing follows soon
@@ -15,6 +16,7 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use io_uring::{opcode, squeue};
 use nsq_core::Now;
@@ -28,6 +30,11 @@ use super::stage::Slot;
 use super::turn::{Ready, Ring, Sink};
 use crate::stage::Identity;
 
+/// How long a slot that is not full is kept back, if nobody waits for it. What is written at 100 MB/s
+/// comes to the device in pieces of 100 KB.
+const LINGER: Duration = Duration::from_millis(1);
+/// What has gathered for less than this in that time is little: it costs the device as much as a full slot.
+const LITTLE: usize = 64 * 1024;
 /// So many slots on their way keep a device busy.
 const IN_FLIGHT: usize = 2;
 /// So many files have a slot that waits for more.
@@ -41,7 +48,7 @@ const GAP: u64 = 8;
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
     /// Slots that wait for more, no two of one file, at most [`OPEN`]; that for which something came
-    /// last at the end. None waits beyond a turn in which nothing is on its way.
+    /// last at the end. Once its time is over, none waits beyond a turn in which nothing is on its way.
     open: Vec<DirectOp>,
     in_flight: usize,
     /// How often the device has answered.
@@ -94,17 +101,24 @@ impl Gathering {
     }
 
     /// Takes a slot that has whole blocks for the device, if that has little to do.
-    fn next_for_device(&mut self) -> Option<DirectOp> {
-        let has_blocks = |open: &DirectOp| !open.parts().0.is_empty();
-        let index = self.open.iter().position(has_blocks)?;
+    fn next_for_device(&mut self, now: Now) -> Option<DirectOp> {
+        let is_due = |open: &DirectOp| open.is_due(now) && !open.parts().0.is_empty();
+        let index = self.open.iter().position(is_due)?;
         (self.in_flight < IN_FLIGHT).then(|| self.open.remove(index))
     }
 
     /// Takes the slots that have waited long enough when a turn ends.
-    fn take_overdue(&mut self) -> Vec<DirectOp> {
+    fn take_overdue(&mut self, now: Now) -> Vec<DirectOp> {
         let (is_idle, answers) = (self.in_flight == 0, self.answers);
-        let is_overdue = |open: &mut DirectOp| is_idle || answers >= open.since + PATIENCE;
+        let is_tired = |open: &DirectOp| is_idle || answers >= open.since + PATIENCE;
+        let is_overdue = |open: &mut DirectOp| open.is_due(now) && is_tired(open);
         self.open.extract_if(.., is_overdue).collect()
+    }
+
+    /// When the next slot has been kept back for long enough.
+    pub(super) fn next_due(&self, now: Now) -> Option<Now> {
+        let due = self.open.iter().filter_map(|open| open.until);
+        due.filter(|until| *until > now).min()
     }
 }
 
@@ -115,6 +129,7 @@ struct Whole {
     len: usize,
     /// Where in the file it ends.
     end: u64,
+    is_urgent: bool,
     /// The first thing that went wrong.
     error: RefCell<Option<io::Error>>,
 }
@@ -160,6 +175,8 @@ pub(super) struct DirectOp {
     done: usize,
     /// How what is not for the device was written.
     edge: io::Result<()>,
+    /// Kept back until then; `None`: somebody waits.
+    until: Option<Now>,
     /// Since when it waits for more, in answers of the device.
     since: u64,
 }
@@ -176,7 +193,8 @@ enum Progress {
 }
 
 impl DirectOp {
-    fn new(target: &Target, slot: Slot, offset: u64) -> Self {
+    /// An empty slot, kept back from `now` on until something urgent comes.
+    fn new(target: &Target, slot: Slot, offset: u64, now: Now) -> Self {
         Self {
             wholes: Vec::new(),
             target: target.clone(),
@@ -185,6 +203,7 @@ impl DirectOp {
             len: 0,
             done: 0,
             edge: Ok(()),
+            until: Some(now.after(LINGER)),
             since: 0,
         }
     }
@@ -194,7 +213,20 @@ impl DirectOp {
         let len = self.slot.room().min(op.len() - at);
         self.slot.extend(len, |to| op.copy_range(at..at + len, to));
         self.wholes.push(Rc::clone(whole));
+        if whole.is_urgent {
+            self.until = None;
+        }
         len
+    }
+
+    /// Is not kept back any more.
+    fn is_due(&self, now: Now) -> bool {
+        self.until.is_none_or(|until| until <= now)
+    }
+
+    /// Somebody waits for what it holds.
+    fn is_urgent(&self) -> bool {
+        self.until.is_none()
     }
 
     /// Where in the file its bytes end.
@@ -214,13 +246,16 @@ impl DirectOp {
     }
 
     /// Puts what it holds of the next block into `slot`, to go on there.
-    fn carry_into(&self, mut slot: Slot) -> Self {
+    fn carry_into(&self, mut slot: Slot, now: Now) -> Self {
         let (_, rest) = self.parts();
         slot.extend(rest.len(), |to| to.copy_from_slice(rest));
         let offset = self.blocks_end();
-        let mut next = Self::new(&self.target, slot, offset);
+        let mut next = Self::new(&self.target, slot, offset, now);
         let concerned = self.wholes.iter().filter(|whole| whole.end > offset);
         next.wholes.extend(concerned.cloned());
+        if next.wholes.iter().any(|whole| whole.is_urgent) {
+            next.until = None;
+        }
         next
     }
 
@@ -316,6 +351,7 @@ impl Ring {
             token: op.token(),
             len: op.len(),
             end: op.offset() + op.len() as u64,
+            is_urgent: op.size().is_urgent,
             error: RefCell::new(None),
         });
         whole.note(op.write_range(0..edge));
@@ -323,10 +359,11 @@ impl Ring {
         while at < op.len() {
             let mut slot = match open.take() {
                 Some(slot) => slot,
-                None => self.open_slot(&target, op.offset() + at as u64),
+                None => self.open_slot(&target, op.offset() + at as u64, now),
             };
             at += slot.take_in(op, at, &whole);
             if slot.slot.room() == 0 {
+                self.note_pace(&slot, now);
                 self.close_slot(slot);
             } else {
                 open = Some(slot);
@@ -340,7 +377,7 @@ impl Ring {
             self.ready.push_back(Ready::Accepted { token });
         }
         self.answer(Rc::into_inner(whole));
-        self.feed_device();
+        self.feed_device(now);
         true
     }
 
@@ -366,31 +403,51 @@ impl Ring {
         None
     }
 
-    fn open_slot(&mut self, target: &Target, offset: u64) -> DirectOp {
+    fn open_slot(&mut self, target: &Target, offset: u64, now: Now) -> DirectOp {
         let stage = self.stage.as_mut().expect("it has room");
         let slot = stage.lend(&target.identity, offset);
         let slot = slot.expect("the caller has asked for the room");
-        DirectOp::new(target, slot, offset)
+        DirectOp::new(target, slot, offset, now)
     }
 
     /// Gives the device whole blocks while it has little to do.
-    fn feed_device(&mut self) {
-        while let Some(open) = self.gathering.next_for_device() {
-            self.send_blocks(open);
+    fn feed_device(&mut self, now: Now) {
+        while let Some(open) = self.gathering.next_for_device(now) {
+            if self.note_pace(&open, now) {
+                // Nothing more is gathered for this file.
+                self.close_slot(open);
+            } else {
+                self.send_blocks(open, now);
+            }
         }
     }
 
-    /// Nothing more is written in this turn: what only waited for that does not wait any more.
-    pub(super) fn end_gathering(&mut self) {
-        if !self.gathering.open.is_empty() {
-            let overdue = self.gathering.take_overdue();
-            overdue.into_iter().for_each(|open| self.close_slot(open));
+    /// Takes note of how much a slot holds when it goes. Whether its file counts as slow now.
+    fn note_pace(&mut self, open: &DirectOp, now: Now) -> bool {
+        let is_little = !open.is_urgent() && open.slot.data().len() < LITTLE;
+        self.direct.note_pace(&open.target.file, is_little, now)
+    }
+
+    /// Nothing more is written in this turn: what only waited for that does not wait any more. Returns
+    /// when it is to be called again at the latest.
+    pub(super) fn end_gathering(&mut self) -> Option<Duration> {
+        if self.gathering.open.is_empty() {
+            return None;
         }
+        let now = self.clock.now();
+        self.feed_device(now);
+        let overdue = self.gathering.take_overdue(now);
+        for open in overdue {
+            self.note_pace(&open, now);
+            self.close_slot(open);
+        }
+        let due = self.gathering.next_due(now)?;
+        Some(Duration::from_nanos(due.0 - now.0))
     }
 
     /// Sends the whole blocks of a slot. What it holds of the next block waits in another one, if one is
     /// free.
-    fn send_blocks(&mut self, open: DirectOp) {
+    fn send_blocks(&mut self, open: DirectOp, now: Now) {
         if open.parts().1.is_empty() {
             return self.send(open);
         }
@@ -398,7 +455,7 @@ impl Ring {
         let stage = self.stage.as_mut();
         match stage.and_then(|stage| stage.lend(identity, offset)) {
             Some(slot) => {
-                self.gathering.put(open.carry_into(slot));
+                self.gathering.put(open.carry_into(slot, now));
                 self.send(open);
             }
             None => self.close_slot(open),
@@ -457,7 +514,8 @@ impl Ring {
                 result: whole.outcome(),
             });
         }
-        self.feed_device();
+        let now = self.clock.now();
+        self.feed_device(now);
     }
 }
 
@@ -489,7 +547,7 @@ mod tests {
         let identity = stage.identify(&file).unwrap();
         let mut slot = stage.lend(&identity, 4096).unwrap();
         slot.extend(4 * BLOCK + 50, |to| to.fill(7));
-        let mut op = DirectOp::new(&target(&file, identity), slot, 4096);
+        let mut op = DirectOp::new(&target(&file, identity), slot, 4096, Now(0));
         op.write_edge();
         op.len = op.parts().0.len();
         assert!(op.len == 4 * BLOCK && op.edge.is_ok());
@@ -515,6 +573,37 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_is_kept_back_for_a_while_unless_somebody_waits() {
+        let file = Rc::new(OwnedFd::from(tempfile::tempfile().unwrap()));
+        let dir = tempfile::tempdir().unwrap();
+        let mut stage = Stage::new(dir.path().to_owned(), dir.path().join("stage"));
+        assert!(stage.has_room(Now(0), 1));
+        let target = target(&file, stage.identify(&file).unwrap());
+        let begun = Now(7);
+        let due = begun.after(LINGER);
+        let mut gathering = Gathering::default();
+        for len in [BLOCK, BLOCK - 1] {
+            let mut slot = stage.lend(&target.identity, 0).unwrap();
+            slot.extend(len, |to| to.fill(7));
+            gathering.put(DirectOp::new(&target, slot, 0, begun));
+            let early = Now(due.0 - 1);
+            assert!(gathering.next_for_device(early).is_none());
+            assert!(
+                gathering.take_overdue(early).is_empty(),
+                "though it is idle"
+            );
+            assert_eq!(gathering.next_due(early), Some(due));
+            assert_eq!(gathering.next_due(due), None);
+            let has_blocks = len == BLOCK;
+            gathering.open[0].until = has_blocks.then_some(due);
+            // A part of a block is only written by itself when it is overdue.
+            let now = if has_blocks { due } else { early };
+            assert_eq!(gathering.next_for_device(now).is_some(), has_blocks);
+            assert_eq!(gathering.take_overdue(now).len(), usize::from(!has_blocks));
+        }
+    }
+
+    #[test]
     fn the_first_error_of_a_write_counts_and_strikes_all_writes_of_a_slot() {
         let file = Rc::new(OwnedFd::from(tempfile::tempfile().unwrap()));
         let dir = tempfile::tempdir().unwrap();
@@ -522,12 +611,13 @@ mod tests {
         assert!(stage.has_room(Now(0), 1));
         let identity = stage.identify(&file).unwrap();
         let slot = stage.lend(&identity, 0).unwrap();
-        let mut op = DirectOp::new(&target(&file, identity), slot, 0);
+        let mut op = DirectOp::new(&target(&file, identity), slot, 0, Now(0));
         for token in [1, 2] {
             op.wholes.push(Rc::new(Whole {
                 token,
                 len: 1,
                 end: 1,
+                is_urgent: true,
                 error: RefCell::new(None),
             }));
         }

@@ -44,6 +44,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use doorbell::Doorbell;
+pub use files::Write;
 pub use route::INLINE_WRITE_BYTES_MAX;
 pub use send::send_vectored;
 pub use turn::Ring;
@@ -59,7 +60,7 @@ pub struct RingOptions {
     pub recv_buffers: u16,
     /// Size of each receive buffer.
     pub recv_buffer_bytes: u32,
-    /// Whether large writes may go around the page cache. Large reads do, of what it does not hold.
+    /// Whether writes may go around the page cache. Large reads do, of what it does not hold.
     pub segment_io: SegmentIo,
 }
 

@@ -111,7 +111,7 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Lets large writes go around the page cache, where [`RingOptions::segment_io`] says so: they
+    /// Lets writes go around the page cache, where [`RingOptions::segment_io`] says so: they
     /// are kept in a stage at `path`, for files below `data_path` (both absolute), until the device
     /// has them. [`redo`](crate::stage::redo) must have been called before.
     pub fn keep_writes_in(&mut self, data_path: PathBuf, path: PathBuf) {
@@ -187,11 +187,13 @@ impl Ring {
 
     fn enter(&mut self, wait: Wait, is_idle: impl Fn() -> bool) -> io::Result<()> {
         self.feed_starved();
-        self.end_gathering();
+        let gathered_in = self.end_gathering();
         let nothing_to_do =
             self.ready.is_empty() && self.starved.is_empty() && self.queue.ready() == 0;
         let timeout = match wait {
-            Wait::Until(timeout) if nothing_to_do => timeout,
+            Wait::Until(timeout) if nothing_to_do => {
+                gathered_in.map_or(timeout, |at| timeout.min(at))
+            }
             Wait::Until(_) | Wait::No => return self.queue.enter(None),
         };
         self.trim();

@@ -9,6 +9,7 @@ use slotmap::{Key, SlotMap};
 use super::DiskOpKey;
 use super::message::{ShardId, StorageJob, StorageOp};
 use super::socket::RingOp;
+use crate::ring::Write;
 
 /// Lends a log the means of its shard for one call.
 pub(super) struct ShardDisk<'a> {
@@ -44,14 +45,14 @@ impl Disk for ShardDisk<'_> {
                 offset,
                 head,
                 body,
-                is_overwrite,
-            } => RingOp::Write {
+                is_urgent,
+            } => RingOp::Write(Write {
                 token: key,
                 file,
                 offset,
                 parts: [head, body],
-                is_overwrite,
-            },
+                is_urgent,
+            }),
             Op::Read { file, offset, len } => RingOp::Read {
                 token: key,
                 file,

@@ -217,19 +217,7 @@ fn submit(
             }
         }
         RingOp::Forget(key) => ring.forget(key.tag()),
-        RingOp::Write {
-            token,
-            file,
-            offset,
-            parts,
-            is_overwrite,
-        } => {
-            if is_overwrite {
-                ring.overwrite(token, file, offset, parts);
-            } else {
-                ring.write(token, file, offset, parts);
-            }
-        }
+        RingOp::Write(write) => ring.write(write),
         RingOp::Read {
             token,
             file,

@@ -3,12 +3,12 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use bytes::Bytes;
 use nsq_core::ConnToken;
 use slotmap::{Key, KeyData};
 
 use super::http_socket::HttpSocket;
 use crate::conn::Connection;
+use crate::ring::Write;
 
 slotmap::new_key_type! {
     /// A socket of this shard. Carries a generation, so that a late completion for a closed socket
@@ -76,13 +76,7 @@ pub(crate) enum RingOp {
     PollWritable(SocketKey),
     /// The socket is gone: the ring is to let go of it. The one operation that needs no socket.
     Forget(SocketKey),
-    Write {
-        token: u64,
-        file: Rc<OwnedFd>,
-        offset: u64,
-        parts: [Bytes; 2],
-        is_overwrite: bool,
-    },
+    Write(Write),
     Read {
         token: u64,
         file: Rc<OwnedFd>,

@@ -11,11 +11,12 @@ use std::thread;
 
 use bytes::Bytes;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nsq_core::Now;
 use tempfile::TempDir;
 
 use super::super::direct::is_cached;
-use super::super::{Ring, RingOptions};
-use super::{Event, SMALL, SegmentIo, next_event, pattern, shared, turn_until};
+use super::super::{Ring, RingOptions, Write};
+use super::{Event, SMALL, SegmentIo, next_event, pattern, shared, turn_until, urgent};
 use crate::stage::{DATA_BYTES, SLOTS, redo, stages_dir};
 
 const MIB: usize = 1024 * 1024;
@@ -62,6 +63,8 @@ fn build_dir() -> PathBuf {
 struct Model {
     file: Rc<OwnedFd>,
     bytes: Vec<u8>,
+    /// Whether somebody waits for what is written.
+    is_urgent: bool,
 }
 
 impl Model {
@@ -76,6 +79,7 @@ impl Model {
         Self {
             file: shared(file),
             bytes: vec![0; len],
+            is_urgent: true,
         }
     }
 
@@ -85,7 +89,10 @@ impl Model {
         let cut = range.len() / 7;
         let file = Rc::clone(&self.file);
         let parts = [data.slice(..cut), data.slice(cut..)];
-        ring.write(token, file, range.start as u64, parts);
+        ring.write(Write {
+            is_urgent: self.is_urgent,
+            ..urgent(token, file, range.start as u64, parts)
+        });
         let end = range.end.max(self.bytes.len());
         self.bytes.resize(end, 0);
         self.bytes[range].copy_from_slice(&data);
@@ -174,6 +181,7 @@ fn random_writes_and_reads_agree_with_a_model_whichever_way_they_take() {
         for step in 0..60 {
             let ring = &mut rings[numbers.below(3)];
             let range = numbers.range(3 * MIB);
+            model.is_urgent = numbers.below(2) == 0;
             model.write(ring, 1, range, step);
             written(ring, 1);
             if numbers.below(5) == 0 {
@@ -200,6 +208,7 @@ fn neighbours_in_flight_together_keep_their_shared_blocks() {
         let count = 1 + numbers.below(6);
         for token in 0..count {
             let len = numbers.range(1).len();
+            model.is_urgent = numbers.below(2) == 0;
             model.write(&mut ring, token as u64, at..at + len, token);
             at += len;
         }
@@ -212,6 +221,51 @@ fn neighbours_in_flight_together_keep_their_shared_blocks() {
 }
 
 #[test]
+fn what_nobody_waits_for_is_accepted_at_once_and_written_by_itself() {
+    let mut ring = ring(SegmentIo::Direct);
+    let mut model = Model::new(0);
+    model.is_urgent = false;
+    for token in 0..3 {
+        let at = model.bytes.len();
+        model.write(&mut ring, token, at..at + 20_001, 3);
+    }
+    assert!(lent(&ring) > 0);
+    // There is nothing else that could end a turn.
+    let mut events = turn_until(&mut ring, |events| events.len() >= 6);
+    let written = events.split_off(3);
+    let is_accepted = |event: &Event| matches!(event, Event::WriteAccepted(_));
+    assert!(events.iter().all(is_accepted), "{events:?}");
+    assert!(!written.iter().any(is_accepted), "{written:?}");
+    assert_eq!(lent(&ring), 0);
+    model.check_all(&mut ring);
+    model.evict();
+    model.check_all(&mut ring);
+}
+
+#[test]
+fn little_is_gathered_only_for_a_while() {
+    let mut ring = ring(SegmentIo::Direct);
+    let mut model = Model::new(0);
+    model.is_urgent = false;
+    let mut count = 0;
+    while !ring.direct.is_slow(&model.file, Now(0)) {
+        let at = model.bytes.len();
+        model.write(&mut ring, 1, at..at + 5_001, 3);
+        written(&mut ring, 1);
+        count += 1;
+        assert!(count < 20);
+    }
+    assert!(count >= 4, "each write is noted at most twice: {count}");
+    let at = model.bytes.len();
+    model.write(&mut ring, 1, at..at + 5_001, 3);
+    assert_eq!(lent(&ring), 0, "buffered");
+    model.write(&mut ring, 2, at + 5_001..at + 105_001, 3);
+    assert_eq!(lent(&ring), 1, "large enough by itself");
+    written(&mut ring, 2);
+    model.check_all(&mut ring);
+}
+
+#[test]
 fn what_follows_while_the_device_is_busy_shares_slots() {
     let mut ring = ring(SegmentIo::Direct);
     let path = ring.dir.path().join("segment");
@@ -220,6 +274,7 @@ fn what_follows_while_the_device_is_busy_shares_slots() {
     let mut model = Model {
         file: shared(options),
         bytes: Vec::new(),
+        is_urgent: true,
     };
     let mut at = 0;
     // Nothing is heard of the device meanwhile.
@@ -359,6 +414,7 @@ fn writers_of_several_files_do_not_mix() {
                 let model = &mut models[which];
                 let at = model.bytes.len();
                 let len = numbers.range(1).len();
+                model.is_urgent = numbers.below(2) == 0;
                 model.write(&mut ring, token as u64, at..at + len, token);
             }
             written(&mut ring, count);
@@ -457,6 +513,7 @@ fn file_systems_and_files_without_direct_transfers_are_written_buffered() {
     let other = Model {
         file: Rc::new(copy),
         bytes: model.bytes,
+        is_urgent: true,
     };
     other.evict();
     ring.direct.pretend(&other.file, refuses_reads.into());
@@ -480,12 +537,12 @@ fn direct_descriptors_have_the_access_of_the_file() {
     fs::write(&path, pattern(MIB)).unwrap();
     let file = shared(File::open(&path).unwrap());
     let mut ring = ring(SegmentIo::Direct);
-    ring.write(
+    ring.write(urgent(
         1,
         Rc::clone(&file),
         0,
         [Bytes::from(pattern(MIB)), Bytes::new()],
-    );
+    ));
     let mut events = turn_until(&mut ring, |events| events.len() >= 2);
     let Some(Event::Written(1, Err(error))) = events.pop() else {
         panic!()
@@ -518,12 +575,12 @@ fn direct_descriptors_are_closed_after_their_file() {
                 .open(&path)
                 .unwrap(),
         );
-        ring.write(
+        ring.write(urgent(
             1,
             Rc::clone(&file),
             0,
             [Bytes::from(pattern(70_000)), Bytes::new()],
-        );
+        ));
         written(&mut ring, 1);
         files.push((path, file));
     }
@@ -588,7 +645,7 @@ fn a_write_is_accepted_before_it_is_written_and_a_failed_one_is_not() {
     );
     let read_only = shared(File::open(std::env::current_exe().unwrap()).unwrap());
     let data = Bytes::from(pattern(200_000));
-    ring.write(8, read_only, 1, [Bytes::new(), data]);
+    ring.write(urgent(8, read_only, 1, [Bytes::new(), data]));
     let event = next_event(&mut ring);
     assert!(matches!(event, Event::Written(8, Err(_))), "{event:?}");
 }
@@ -602,6 +659,7 @@ fn what_was_accepted_survives_that_the_kernel_was_never_asked() {
     let mut model = Model {
         file: shared(options),
         bytes: vec![0; 4 * MIB],
+        is_urgent: true,
     };
     let mut at = 10;
     for token in 0..5 {

@@ -9,7 +9,7 @@ use std::thread;
 use bytes::Bytes;
 
 use super::super::INLINE_WRITE_BYTES_MAX;
-use super::{Event, next_event, pattern, ring, shared, turn_until};
+use super::{Event, next_event, pattern, ring, shared, turn_until, urgent};
 
 fn bytes(len: usize) -> Bytes {
     Bytes::from(pattern(len))
@@ -32,7 +32,12 @@ fn two_parts_are_written_one_after_the_other() {
         let file = tempfile::tempfile().unwrap();
         let ours = shared(file.try_clone().unwrap());
         let whole = bytes(head + body);
-        ring.write(9, ours, 4096, [whole.slice(..head), whole.slice(head..)]);
+        ring.write(urgent(
+            9,
+            ours,
+            4096,
+            [whole.slice(..head), whole.slice(head..)],
+        ));
         let Event::Written(9, Ok(())) = next_event(&mut ring) else {
             panic!("{head} {body}")
         };
@@ -82,12 +87,12 @@ fn short_writes_are_continued() {
     let mut ring = ring();
     let (mut reader, writer) = io::pipe().unwrap();
     let whole = bytes(2 * INLINE_WRITE_BYTES_MAX);
-    ring.write(
+    ring.write(urgent(
         1,
         shared(writer),
         0,
         [whole.slice(..5000), whole.slice(5000..)],
-    );
+    ));
     let reader = thread::spawn(move || {
         let mut found = Vec::new();
         reader.read_to_end(&mut found).unwrap();
@@ -120,17 +125,22 @@ fn errors_are_handed_over_for_small_and_large_writes_and_for_reads() {
     let write_only = shared(File::options().write(true).open(&path).unwrap());
     let mut ring = ring();
     for len in [1, INLINE_WRITE_BYTES_MAX + 1] {
-        ring.write(1, Rc::clone(&read_only), 0, [bytes(len), Bytes::new()]);
+        ring.write(urgent(
+            1,
+            Rc::clone(&read_only),
+            0,
+            [bytes(len), Bytes::new()],
+        ));
         let Event::Written(1, Err(error)) = next_event(&mut ring) else {
             panic!()
         };
         assert_eq!(error.raw_os_error(), Some(libc::EBADF));
-        ring.write(
+        ring.write(urgent(
             1,
             Rc::clone(&write_only),
             u64::MAX,
             [bytes(len), Bytes::new()],
-        );
+        ));
         let Event::Written(1, Err(error)) = next_event(&mut ring) else {
             panic!()
         };

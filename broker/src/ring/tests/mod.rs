@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Completion, Ring, RingOptions, Wait};
+use super::{Completion, Ring, RingOptions, Wait, Write};
 use crate::config::SegmentIo;
 
 /// Far beyond what any step takes; reaching it fails the test.
@@ -88,6 +88,17 @@ fn turn_until(ring: &mut Ring, mut enough: impl FnMut(&[Event]) -> bool) -> Vec<
         .expect("the ring works");
     }
     events
+}
+
+/// A write that somebody waits for.
+fn urgent(token: u64, file: Rc<OwnedFd>, offset: u64, parts: [Bytes; 2]) -> Write {
+    Write {
+        token,
+        file,
+        offset,
+        parts,
+        is_urgent: true,
+    }
 }
 
 fn next_event(ring: &mut Ring) -> Event {
