@@ -12,7 +12,6 @@
 //! ever written both ways, and the page cache cannot disagree with the device: the kernel drops the
 //! cached pages of what is written directly, and writes dirty ones out before it reads directly.
 
-use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -28,6 +27,7 @@ use super::ops::{self, Op, OpId, outcome};
 use super::route::Way;
 use super::stage::Slot;
 use super::turn::{Ready, Ring, Sink};
+use super::wholes::{Whole, WholeKey, Wholes};
 use crate::stage::Identity;
 
 /// How long a slot that is not full is kept back, if nobody waits for it. What is written at 100 MB/s
@@ -53,6 +53,7 @@ pub(super) struct Gathering {
     in_flight: usize,
     /// How often the device has answered.
     answers: u64,
+    wholes: Wholes,
 }
 
 /// Where a write goes on.
@@ -107,46 +108,19 @@ impl Gathering {
         (self.in_flight < IN_FLIGHT).then(|| self.open.remove(index))
     }
 
-    /// Takes the slots that have waited long enough when a turn ends.
-    fn take_overdue(&mut self, now: Now) -> Vec<DirectOp> {
+    /// Takes a slot that has waited long enough when a turn ends.
+    fn next_overdue(&mut self, now: Now) -> Option<DirectOp> {
         let (is_idle, answers) = (self.in_flight == 0, self.answers);
         let is_tired = |open: &DirectOp| is_idle || answers >= open.since + PATIENCE;
-        let is_overdue = |open: &mut DirectOp| open.is_due(now) && is_tired(open);
-        self.open.extract_if(.., is_overdue).collect()
+        let is_overdue = |open: &DirectOp| open.is_due(now) && is_tired(open);
+        let index = self.open.iter().position(is_overdue)?;
+        Some(self.open.remove(index))
     }
 
     /// When the next slot has been kept back for long enough.
     pub(super) fn next_due(&self, now: Now) -> Option<Now> {
         let due = self.open.iter().filter_map(|open| open.until);
         due.filter(|until| *until > now).min()
-    }
-}
-
-/// A write: shared by the slots that hold its bytes, answered by the last one.
-#[derive(Debug)]
-struct Whole {
-    token: u64,
-    len: usize,
-    /// Where in the file it ends.
-    end: u64,
-    is_urgent: bool,
-    /// The first thing that went wrong.
-    error: RefCell<Option<io::Error>>,
-}
-
-impl Whole {
-    fn note(&self, result: io::Result<()>) {
-        if let Err(error) = result {
-            self.error.borrow_mut().get_or_insert(error);
-        }
-    }
-
-    fn is_sound(&self) -> bool {
-        self.error.borrow().is_none()
-    }
-
-    fn outcome(self) -> io::Result<()> {
-        self.error.into_inner().map_or(Ok(()), Err)
     }
 }
 
@@ -164,7 +138,7 @@ struct Target {
 #[derive(Debug)]
 pub(super) struct DirectOp {
     /// The writes of which it holds bytes.
-    wholes: Vec<Rc<Whole>>,
+    wholes: Vec<WholeKey>,
     target: Target,
     /// Keeps the bytes until they are written.
     slot: Slot,
@@ -194,9 +168,9 @@ enum Progress {
 
 impl DirectOp {
     /// An empty slot, kept back from `now` on until something urgent comes.
-    fn new(target: &Target, slot: Slot, offset: u64, now: Now) -> Self {
+    fn new(target: &Target, slot: Slot, offset: u64, wholes: Vec<WholeKey>, now: Now) -> Self {
         Self {
-            wholes: Vec::new(),
+            wholes,
             target: target.clone(),
             slot,
             offset,
@@ -209,11 +183,10 @@ impl DirectOp {
     }
 
     /// Takes in what a write has from `at` on, as far as there is room; returns how many bytes that were.
-    fn take_in(&mut self, op: &WriteOp, at: usize, whole: &Rc<Whole>) -> usize {
+    fn take_in(&mut self, op: &WriteOp, at: usize) -> usize {
         let len = self.slot.room().min(op.len() - at);
         self.slot.extend(len, |to| op.copy_range(at..at + len, to));
-        self.wholes.push(Rc::clone(whole));
-        if whole.is_urgent {
+        if op.size().is_urgent {
             self.until = None;
         }
         len
@@ -246,14 +219,17 @@ impl DirectOp {
     }
 
     /// Puts what it holds of the next block into `slot`, to go on there.
-    fn carry_into(&self, mut slot: Slot, now: Now) -> Self {
+    fn carry_into(&self, mut slot: Slot, wholes: &mut Wholes, now: Now) -> Self {
         let (_, rest) = self.parts();
         slot.extend(rest.len(), |to| to.copy_from_slice(rest));
         let offset = self.blocks_end();
-        let mut next = Self::new(&self.target, slot, offset, now);
-        let concerned = self.wholes.iter().filter(|whole| whole.end > offset);
-        next.wholes.extend(concerned.cloned());
-        if next.wholes.iter().any(|whole| whole.is_urgent) {
+        let mut next = Self::new(&self.target, slot, offset, wholes.list(), now);
+        for &key in &self.wholes {
+            if wholes.get(key).end > offset {
+                wholes.hold(key, &mut next.wholes);
+            }
+        }
+        if next.wholes.iter().any(|key| wholes.get(*key).is_urgent) {
             next.until = None;
         }
         next
@@ -302,29 +278,15 @@ impl DirectOp {
         )
     }
 
-    /// Its blocks are written, or not: the writes that this was the last slot of.
-    fn finish(self, blocks: io::Result<()>) -> impl Iterator<Item = Whole> {
+    /// Its blocks are written, or not. Calls `end` with the writes that this was the last slot of.
+    fn finish(self, blocks: io::Result<()>, wholes: &mut Wholes, end: impl FnMut(Whole)) {
         let result = self.edge.and(blocks);
         if result.is_ok() {
             // Otherwise it is kept for the next start.
             self.slot.release();
         }
-        self.wholes.into_iter().filter_map(move |whole| {
-            whole.note(
-                result
-                    .as_ref()
-                    .map_or_else(|error| Err(same(error)), |()| Ok(())),
-            );
-            Rc::into_inner(whole)
-        })
+        wholes.let_go(self.wholes, &result, end);
     }
-}
-
-/// The error once more, for another write that it has struck.
-fn same(error: &io::Error) -> io::Error {
-    error
-        .raw_os_error()
-        .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
 impl Ring {
@@ -347,21 +309,20 @@ impl Ring {
             return false;
         };
         let mut open = self.continue_at(joint, op.file());
-        let whole = Rc::new(Whole {
-            token: op.token(),
-            len: op.len(),
-            end: op.offset() + op.len() as u64,
-            is_urgent: op.size().is_urgent,
-            error: RefCell::new(None),
-        });
-        whole.note(op.write_range(0..edge));
+        let end = op.offset() + op.len() as u64;
+        let whole = Whole::new(op.token(), op.len(), end, op.size().is_urgent);
+        let wholes = &mut self.gathering.wholes;
+        let (whole, mut ours) = (wholes.insert(whole), wholes.list());
+        wholes.hold(whole, &mut ours);
+        wholes.note(whole, op.write_range(0..edge));
         let mut at = edge;
         while at < op.len() {
             let mut slot = match open.take() {
                 Some(slot) => slot,
                 None => self.open_slot(&target, op.offset() + at as u64, now),
             };
-            at += slot.take_in(op, at, &whole);
+            self.gathering.wholes.hold(whole, &mut slot.wholes);
+            at += slot.take_in(op, at);
             if slot.slot.room() == 0 {
                 self.note_pace(&slot, now);
                 self.close_slot(slot);
@@ -372,11 +333,13 @@ impl Ring {
         if let Some(open) = open {
             self.gathering.put(open);
         }
-        if whole.is_sound() {
+        if self.gathering.wholes.is_sound(whole) {
             let token = op.token();
             self.ready.push_back(Ready::Accepted { token });
         }
-        self.answer(Rc::into_inner(whole));
+        let ready = &mut self.ready;
+        let answer = |whole| ready.push_back(written(whole));
+        self.gathering.wholes.let_go(ours, &Ok(()), answer);
         self.feed_device(now);
         true
     }
@@ -407,7 +370,7 @@ impl Ring {
         let stage = self.stage.as_mut().expect("it has room");
         let slot = stage.lend(&target.identity, offset);
         let slot = slot.expect("the caller has asked for the room");
-        DirectOp::new(target, slot, offset, now)
+        DirectOp::new(target, slot, offset, self.gathering.wholes.list(), now)
     }
 
     /// Gives the device whole blocks while it has little to do.
@@ -436,8 +399,7 @@ impl Ring {
         }
         let now = self.clock.now();
         self.feed_device(now);
-        let overdue = self.gathering.take_overdue(now);
-        for open in overdue {
+        while let Some(open) = self.gathering.next_overdue(now) {
             self.note_pace(&open, now);
             self.close_slot(open);
         }
@@ -455,7 +417,8 @@ impl Ring {
         let stage = self.stage.as_mut();
         match stage.and_then(|stage| stage.lend(identity, offset)) {
             Some(slot) => {
-                self.gathering.put(open.carry_into(slot, now));
+                let carried = open.carry_into(slot, &mut self.gathering.wholes, now);
+                self.gathering.put(carried);
                 self.send(open);
             }
             None => self.close_slot(open),
@@ -472,19 +435,12 @@ impl Ring {
     fn send(&mut self, mut op: DirectOp) {
         op.len = op.parts().0.len();
         if op.len == 0 {
-            op.finish(Ok(())).for_each(|whole| self.answer(Some(whole)));
+            let ready = &mut self.ready;
+            let answer = |whole| ready.push_back(written(whole));
+            op.finish(Ok(()), &mut self.gathering.wholes, answer);
         } else {
             self.gathering.in_flight += 1;
             self.start(Op::Direct(Box::new(op)));
-        }
-    }
-
-    /// Answers a write of which all is done.
-    fn answer(&mut self, whole: Option<Whole>) {
-        if let Some(whole) = whole {
-            let token = whole.token;
-            let result = whole.outcome();
-            self.ready.push_back(Ready::Written { token, result });
         }
     }
 
@@ -507,15 +463,24 @@ impl Ring {
         };
         self.gathering.in_flight -= 1;
         self.gathering.answers += 1;
-        for whole in op.finish(result) {
-            self.route.on_written(Way::Direct, whole.len);
+        let route = &mut self.route;
+        op.finish(result, &mut self.gathering.wholes, |whole| {
+            route.on_written(Way::Direct, whole.len);
             sink(Completion::Written {
                 token: whole.token,
                 result: whole.outcome(),
             });
-        }
+        });
         let now = self.clock.now();
         self.feed_device(now);
+    }
+}
+
+/// The answer to a write of which all is done.
+fn written(whole: Whole) -> Ready {
+    Ready::Written {
+        token: whole.token,
+        result: whole.outcome(),
     }
 }
 
@@ -547,7 +512,7 @@ mod tests {
         let identity = stage.identify(&file).unwrap();
         let mut slot = stage.lend(&identity, 4096).unwrap();
         slot.extend(4 * BLOCK + 50, |to| to.fill(7));
-        let mut op = DirectOp::new(&target(&file, identity), slot, 4096, Now(0));
+        let mut op = DirectOp::new(&target(&file, identity), slot, 4096, Vec::new(), Now(0));
         op.write_edge();
         op.len = op.parts().0.len();
         assert!(op.len == 4 * BLOCK && op.edge.is_ok());
@@ -585,13 +550,10 @@ mod tests {
         for len in [BLOCK, BLOCK - 1] {
             let mut slot = stage.lend(&target.identity, 0).unwrap();
             slot.extend(len, |to| to.fill(7));
-            gathering.put(DirectOp::new(&target, slot, 0, begun));
+            gathering.put(DirectOp::new(&target, slot, 0, Vec::new(), begun));
             let early = Now(due.0 - 1);
             assert!(gathering.next_for_device(early).is_none());
-            assert!(
-                gathering.take_overdue(early).is_empty(),
-                "though it is idle"
-            );
+            assert!(gathering.next_overdue(early).is_none(), "though it is idle");
             assert_eq!(gathering.next_due(early), Some(due));
             assert_eq!(gathering.next_due(due), None);
             let has_blocks = len == BLOCK;
@@ -599,38 +561,29 @@ mod tests {
             // A part of a block is only written by itself when it is overdue.
             let now = if has_blocks { due } else { early };
             assert_eq!(gathering.next_for_device(now).is_some(), has_blocks);
-            assert_eq!(gathering.take_overdue(now).len(), usize::from(!has_blocks));
+            assert_eq!(gathering.next_overdue(now).is_some(), !has_blocks);
         }
     }
 
     #[test]
-    fn the_first_error_of_a_write_counts_and_strikes_all_writes_of_a_slot() {
+    fn what_failed_is_kept_for_the_next_start() {
         let file = Rc::new(OwnedFd::from(tempfile::tempfile().unwrap()));
         let dir = tempfile::tempdir().unwrap();
         let mut stage = Stage::new(dir.path().to_owned(), dir.path().join("stage"));
-        assert!(stage.has_room(Now(0), 1));
-        let identity = stage.identify(&file).unwrap();
-        let slot = stage.lend(&identity, 0).unwrap();
-        let mut op = DirectOp::new(&target(&file, identity), slot, 0, Now(0));
-        for token in [1, 2] {
-            op.wholes.push(Rc::new(Whole {
-                token,
-                len: 1,
-                end: 1,
-                is_urgent: true,
-                error: RefCell::new(None),
-            }));
+        assert!(stage.has_room(Now(0), 2));
+        let target = target(&file, stage.identify(&file).unwrap());
+        let mut wholes = Wholes::default();
+        for (result, lent) in [(Ok(()), 0), (Err(io::ErrorKind::Other.into()), 1)] {
+            let slot = stage.lend(&target.identity, 0).unwrap();
+            let mut op = DirectOp::new(&target, slot, 0, wholes.list(), Now(0));
+            let whole = wholes.insert(Whole::new(1, 1, 1, true));
+            wholes.hold(whole, &mut op.wholes);
+            let mut ended = Vec::new();
+            op.finish(result, &mut wholes, |whole| {
+                ended.push(whole.outcome().is_ok())
+            });
+            assert_eq!((ended, stage.lent()), (vec![lent == 0], lent));
         }
-        let failed = |code| Err(io::Error::from_raw_os_error(code));
-        op.wholes[1].note(failed(libc::ENOSPC));
-        let wholes: Vec<Whole> = op.finish(failed(libc::EIO)).collect();
-        let codes = wholes.into_iter().map(|whole| {
-            let token = whole.token;
-            (token, whole.outcome().unwrap_err().raw_os_error())
-        });
-        let codes: Vec<_> = codes.collect();
-        assert_eq!(codes, [(1, Some(libc::EIO)), (2, Some(libc::ENOSPC))]);
-        assert_eq!(stage.lent(), 1, "kept for the next start");
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod stage;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod wholes;
 
 use std::io;
 use std::os::fd::OwnedFd;
