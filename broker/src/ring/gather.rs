@@ -308,7 +308,7 @@ impl Ring {
         let Some(target) = self.target(op.file()) else {
             return false;
         };
-        let mut open = self.continue_at(joint, op.file());
+        let mut open = self.continue_at(joint, op.file(), now);
         let end = op.offset() + op.len() as u64;
         let whole = Whole::new(op.token(), op.len(), end, op.size().is_urgent);
         let wholes = &mut self.gathering.wholes;
@@ -354,13 +354,19 @@ impl Ring {
     }
 
     /// The open slot in which a write goes on; or none, and then there is room for one of that file.
-    fn continue_at(&mut self, joint: Option<Joint>, file: &Rc<OwnedFd>) -> Option<DirectOp> {
+    fn continue_at(
+        &mut self,
+        joint: Option<Joint>,
+        file: &Rc<OwnedFd>,
+        now: Now,
+    ) -> Option<DirectOp> {
         if let Some(Joint { index, gap, .. }) = joint {
             let mut open = self.gathering.open.remove(index);
             open.slot.extend(gap, |to| to.fill(0));
             return Some(open);
         }
         if let Some(other) = self.gathering.make_room(file) {
+            self.note_pace(&other, now);
             self.close_slot(other);
         }
         None

@@ -266,6 +266,28 @@ fn little_is_gathered_only_for_a_while() {
 }
 
 #[test]
+fn of_many_files_to_which_little_comes_some_are_buffered_after_a_while() {
+    let mut ring = ring(SegmentIo::Direct);
+    let mut models = [0; 8].map(|_| Model::new(0));
+    for round in 0..12 {
+        for model in &mut models {
+            model.is_urgent = false;
+            let at = model.bytes.len();
+            model.write(&mut ring, 1, at..at + 5_000, round);
+        }
+    }
+    // Each made another one go before its time, until few enough were left.
+    let is_slow = |model: &&Model| ring.direct.is_slow(&model.file, Now(0));
+    assert!(models.iter().filter(is_slow).count() >= 2);
+    written(&mut ring, 12 * 8);
+    for model in &models {
+        model.check_all(&mut ring);
+        model.evict();
+        model.check_all(&mut ring);
+    }
+}
+
+#[test]
 fn what_follows_while_the_device_is_busy_shares_slots() {
     let mut ring = ring(SegmentIo::Direct);
     let path = ring.dir.path().join("segment");
