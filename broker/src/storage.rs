@@ -72,11 +72,15 @@ pub(crate) fn run(jobs: &Receiver<StorageJob>, mailboxes: &Mailboxes) {
                 token: job.token,
                 result: carry_out(job.op),
             };
-            if is_to_fill && outcome.result.is_ok() {
-                let filling = filling.get_or_insert_with(|| start_filling(scope, mailboxes));
-                filling.send(outcome).expect("it ends with its sender");
-            } else {
-                outcome.deliver(mailboxes);
+            if is_to_fill && filling.is_none() {
+                // Without threads to be had, files are used as they are.
+                filling = start_filling(scope, mailboxes).ok();
+            }
+            match &filling {
+                Some(filling) if is_to_fill => {
+                    filling.send(outcome).expect("it ends with its sender");
+                }
+                _ => outcome.deliver(mailboxes),
             }
         }
     });
@@ -86,9 +90,10 @@ pub(crate) fn run(jobs: &Receiver<StorageJob>, mailboxes: &Mailboxes) {
 fn start_filling<'scope>(
     scope: &'scope Scope<'scope, '_>,
     mailboxes: &'scope Mailboxes,
-) -> Sender<Outcome> {
+) -> io::Result<Sender<Outcome>> {
     let (sender, made) = channel::<Outcome>();
-    scope.spawn(move || {
+    let thread = thread::Builder::new().name("filling".to_owned());
+    thread.spawn_scoped(scope, move || {
         for outcome in made {
             if let Ok(Some(file)) = &outcome.result {
                 // A file that is not filled serves as well, if less evenly.
@@ -96,8 +101,8 @@ fn start_filling<'scope>(
             }
             outcome.deliver(mailboxes);
         }
-    });
-    sender
+    })?;
+    Ok(sender)
 }
 
 /// Writes zeros over a new file, which has its length, up to its end, and to the device.

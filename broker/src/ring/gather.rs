@@ -167,7 +167,7 @@ enum Progress {
 }
 
 impl DirectOp {
-    /// An empty slot, kept back from `now` on until something urgent comes.
+    /// An empty slot, kept back for a while from `now` on, unless something urgent comes.
     fn new(target: &Target, slot: Slot, offset: u64, wholes: Vec<WholeKey>, now: Now) -> Self {
         Self {
             wholes,
