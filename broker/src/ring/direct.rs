@@ -11,7 +11,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nsq_core::Now;
 
@@ -155,7 +155,9 @@ impl DirectFiles {
     }
 }
 
-/// Opens a regular file once more, with the access that `file` has.
+/// Opens a regular file once more, with the access that `file` has, and turns off the kernel's reading
+/// ahead for `file`: what it brought into the page cache around one read the next would find there, and
+/// so on to the end of the file, all of it copied once more.
 fn open(file: &OwnedFd) -> nix::Result<OwnedFd> {
     let kind = SFlag::from_bits_truncate(fstat(file)?.st_mode & SFlag::S_IFMT.bits());
     if kind != SFlag::S_IFREG {
@@ -164,7 +166,9 @@ fn open(file: &OwnedFd) -> nix::Result<OwnedFd> {
     let access = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?) & OFlag::O_ACCMODE;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let flags = access | OFlag::O_DIRECT | OFlag::O_CLOEXEC;
-    nix::fcntl::open(path.as_str(), flags, Mode::empty())
+    let direct = nix::fcntl::open(path.as_str(), flags, Mode::empty())?;
+    posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM)?;
+    Ok(direct)
 }
 
 /// Whether an error means that this file cannot be used directly.

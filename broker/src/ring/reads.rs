@@ -50,8 +50,10 @@ impl Ring {
         offset: u64,
         wanted: usize,
     ) -> io::Result<()> {
-        let is_direct = wanted >= LARGE_BYTES && !is_cached(&file, offset, wanted);
-        let direct = is_direct.then(|| self.direct.get(&file)).flatten();
+        let is_large = wanted >= LARGE_BYTES;
+        // Also where the page cache has it: see `direct::open` about what the kernel would read ahead.
+        let direct = is_large.then(|| self.direct.get(&file)).flatten();
+        let direct = direct.filter(|_| !is_cached(&file, offset, wanted));
         let (lead, span, part) = match direct {
             Some(_) => {
                 let (lead, span) = around(offset, wanted);

@@ -635,6 +635,27 @@ fn what_is_not_in_the_page_cache_is_read_around_it_however_it_was_written() {
 }
 
 #[test]
+fn what_is_read_from_the_page_cache_brings_no_more_there() {
+    let mut model = Model::new(0);
+    let mut ring = ring(SegmentIo::Buffered);
+    model.write(&mut ring, 1, 0..4 * MIB, 3);
+    written(&mut ring, 1);
+    if !model.shows_direct() {
+        return;
+    }
+    // Two thirds of the first 96 KiB are there.
+    let mut there = vec![0; 64 * 1024];
+    let file = File::from(model.file.try_clone().unwrap());
+    posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM).unwrap();
+    file.read_exact_at(&mut there, 0).unwrap();
+    posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_NORMAL).unwrap();
+    model.check(&mut ring, 0..96 * 1024);
+    model.check(&mut ring, 96 * 1024..98 * 1024);
+    assert!(is_cached(&model.file, 0, 98 * 1024), "read there");
+    assert!(!is_cached(&model.file, 98 * 1024, MIB), "not read ahead");
+}
+
+#[test]
 fn writes_that_find_no_room_are_buffered() {
     let mut model = Model::new(24 * MIB);
     let mut ring = ring(SegmentIo::Direct);
