@@ -19,6 +19,9 @@
 //! The payload is six lists, each a count (4) and its items: the scan hint (0 or 1 of it: seven
 //! numbers of 8), epoch floors (8 + 8 + 8 + 4), epochs begun (8 + 4), segments sealed (four numbers
 //! of 8), segments freed (8), and the caller's entries (key length 4, value length 4, key, value).
+//! Behind them is for each sealed segment of the record, in the same order, the list of some places in
+//! it where a batch starts: messages (4) and multiples of 8 bytes (4) since the place before, the first
+//! since the start of the segment. Older records end with the entries.
 //!
 //! - A file begins with a full record; the first record that is not intact, or does not carry the
 //!   numbers on, ends it. The chain of numbers and epochs keeps the remains of a longer tail, cut
@@ -27,7 +30,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::format::{EPOCH_MAX, NUMBER_MAX, crc32c, get_u32, get_u64};
+use crate::format::{ALIGN, EPOCH_MAX, NUMBER_MAX, crc32c, get_u32, get_u64};
+use crate::segment::IndexEntry;
 
 const MAGIC: [u8; 4] = *b"RQJ1";
 const VERSION: u8 = 1;
@@ -79,12 +83,57 @@ pub(crate) struct Floor {
 }
 
 /// A segment that will not change any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sealed {
     pub(crate) name: u64,
     pub(crate) first: u64,
     pub(crate) end: u64,
     pub(crate) used: u64,
+    /// Some places where a batch starts, ascending.
+    pub(crate) index: Vec<IndexEntry>,
+}
+
+impl Sealed {
+    /// Appends the index.
+    fn encode_index(&self, out: &mut Vec<u8>) {
+        let at_count = out.len();
+        put_count(out, 0);
+        let mut count = 0;
+        let mut before = self.start();
+        for entry in &self.index {
+            let messages = u32::try_from(entry.sequence - before.sequence);
+            let strides = u32::try_from((entry.offset - before.offset) / ALIGN);
+            let (Ok(messages), Ok(strides)) = (messages, strides) else {
+                // 32 GiB without a place between: what lies behind is found without the index.
+                break;
+            };
+            out.extend_from_slice(&messages.to_le_bytes());
+            out.extend_from_slice(&strides.to_le_bytes());
+            count += 1;
+            before = *entry;
+        }
+        out[at_count..at_count + 4].copy_from_slice(&u32::to_le_bytes(count));
+    }
+
+    /// Reads what [`Self::encode_index`] has appended.
+    fn decode_index(&self, payload: &mut Payload<'_>) -> Option<Vec<IndexEntry>> {
+        let mut before = self.start();
+        payload.list(|item| {
+            let (messages, strides) = (item.u32()?, item.u32()?);
+            before.sequence += u64::from(messages);
+            before.offset += u64::from(strides) * ALIGN;
+            // Where a recovery began to scan may turn out to be the end.
+            let is_within = before.sequence <= self.end && before.offset <= self.used;
+            is_within.then_some(before)
+        })
+    }
+
+    const fn start(&self) -> IndexEntry {
+        IndexEntry {
+            sequence: self.first,
+            offset: 0,
+        }
+    }
 }
 
 /// What a record says, besides the entries.
@@ -155,6 +204,9 @@ pub(crate) fn encode(contents: &Contents, entries: &[Entry]) -> Vec<u8> {
         put_count(&mut out, value.len());
         out.extend_from_slice(key);
         out.extend_from_slice(value);
+    }
+    for sealed in &contents.sealed {
+        sealed.encode_index(&mut out);
     }
 
     let payload_len = u32::try_from(out.len() - HEADER_LEN).expect("a checkpoint is below 4 GiB");
@@ -242,12 +294,13 @@ fn decode(bytes: &[u8]) -> Option<(Contents, Vec<Entry>, usize)> {
         })
     })?;
     let epochs = payload.list(|item| Some((item.number()?, item.epoch()?)))?;
-    let sealed = payload.list(|item| {
+    let mut sealed = payload.list(|item| {
         Some(Sealed {
             name: item.number()?,
             first: item.number()?,
             end: item.number()?,
             used: item.number()?,
+            index: Vec::new(),
         })
     })?;
     let freed = payload.list(Payload::number)?;
@@ -258,6 +311,11 @@ fn decode(bytes: &[u8]) -> Option<(Contents, Vec<Entry>, usize)> {
             item.bytes(value_len)?.to_vec(),
         ))
     })?;
+    if !payload.0.is_empty() {
+        for sealed in &mut sealed {
+            sealed.index = sealed.decode_index(&mut payload)?;
+        }
+    }
     let (number, epoch) = (get_u64(header, AT_NUMBER), get_u32(header, AT_EPOCH));
     if number >= NUMBER_MAX || epoch >= EPOCH_MAX {
         return None;
@@ -303,7 +361,9 @@ impl Folded {
             .iter()
             .map(|(key, value)| key.len() + value.len() + 8)
             .sum();
-        (entries + self.sealed.len() * 32 + HEADER_LEN) as u64
+        let index_lens = self.sealed.values().map(|sealed| sealed.index.len());
+        let sealed: usize = index_lens.map(|len| 36 + len * 8).sum();
+        (entries + sealed + HEADER_LEN) as u64
     }
 
     fn follows(&self, contents: &Contents) -> bool {
@@ -377,6 +437,10 @@ mod tests {
         (key.into(), value.into())
     }
 
+    fn at(sequence: u64, offset: u64) -> IndexEntry {
+        IndexEntry { sequence, offset }
+    }
+
     fn record(number: u64, epoch: u32, is_full: bool, entries: &[Entry]) -> Vec<u8> {
         let hint = Hint {
             segment: 1,
@@ -398,8 +462,9 @@ mod tests {
             sealed: vec![Sealed {
                 name: number,
                 first: 1,
-                end: 2,
-                used: 3,
+                end: 9,
+                used: 300,
+                index: vec![at(1, 0), at(4, 160), at(8, 288)],
             }],
             freed: vec![number - 1],
         };
@@ -447,6 +512,31 @@ mod tests {
         assert_eq!(live(&folded), [("b".into(), "2".into())]);
         assert_eq!(folded.valid_len, journal.len() as u64);
         assert_eq!(folded.epochs, [(20, 1)]);
+    }
+
+    #[test]
+    fn the_index_of_a_sealed_segment_is_kept_and_older_records_have_none() {
+        let bytes = record(1, 1, true, &[entry("a", "1")]);
+        let sealed = &fold(&bytes).sealed[&1];
+        assert_eq!(sealed.index, [at(1, 0), at(4, 160), at(8, 288)]);
+        let resealed = |mut bytes: Vec<u8>| {
+            let len = u32::try_from(bytes.len() - HEADER_LEN).unwrap();
+            bytes[AT_PAYLOAD_LEN..AT_PAYLOAD_LEN + 4].copy_from_slice(&len.to_le_bytes());
+            let crc = crc32c(&bytes[AT_VERSION..]);
+            bytes[AT_CRC..AT_CRC + 4].copy_from_slice(&crc.to_le_bytes());
+            bytes
+        };
+        let (older, index) = bytes.split_at(bytes.len() - 28);
+        assert_eq!(index[..4], [3, 0, 0, 0]);
+        assert_eq!(index[12..20], [3, 0, 0, 0, 20, 0, 0, 0]);
+        let folded = fold(&resealed(older.to_vec()));
+        assert_eq!(folded.number, 1);
+        assert!(folded.sealed[&1].index.is_empty());
+        // A place beyond the segment is no place in it.
+        let mut beyond = bytes.clone();
+        let last = bytes.len() - 4;
+        beyond[last] += 2;
+        assert_eq!(fold(&resealed(beyond)).valid_len, 0);
     }
 
     #[test]

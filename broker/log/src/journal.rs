@@ -134,19 +134,7 @@ impl Journal {
     }
 
     pub(crate) fn note_sealed(&mut self, segment: &Segment) {
-        let &Segment {
-            name,
-            first,
-            end,
-            used,
-            ..
-        } = segment;
-        self.sealed.push(Sealed {
-            name,
-            first,
-            end,
-            used,
-        });
+        self.sealed.push(segment.sealed());
     }
 
     pub(crate) fn note_freed(&mut self, name: u64) {
@@ -206,22 +194,7 @@ impl TopicLog {
                 .list
                 .iter()
                 .filter(|segment| segment.is_sealed);
-            sealed = segments
-                .map(
-                    |&Segment {
-                         name,
-                         first,
-                         end,
-                         used,
-                         ..
-                     }| Sealed {
-                        name,
-                        first,
-                        end,
-                        used,
-                    },
-                )
-                .collect();
+            sealed = segments.map(Segment::sealed).collect();
             freed = self.segments.pool.iter().map(|freed| freed.name).collect();
             freed.extend(&self.segments.removing);
             freed.extend(self.segments.unmade().filter_map(|segment| segment.origin));

@@ -237,15 +237,7 @@ impl<'a> Recovery<'a> {
             .get(&name)
             .filter(|known| known.used <= format::aligned(len))
             .filter(|known| known.first >= self.expectation.next)?;
-        is_before_hint.then(|| Segment {
-            first: known.first,
-            end: known.end,
-            used: known.used,
-            readable: known.used,
-            is_sealed: true,
-            file: FileState::Closed,
-            ..Segment::new(name, len)
-        })
+        is_before_hint.then(|| Segment::restored(known, len))
     }
 
     /// A file that an earlier recovery was about to remove, or none of ours.
@@ -280,10 +272,8 @@ impl<'a> Recovery<'a> {
         if self.segments.list.is_empty() {
             self.expectation.next = self.expectation.next.max(name);
         }
-        let mut segment = Segment {
-            file: FileState::Closed,
-            ..Segment::new(name, len)
-        };
+        let mut segment = Segment::new(name, len);
+        segment.file = FileState::Closed;
         let start = hint
             .filter(|hint| name == hint.segment)
             .map_or(0, |hint| hint.offset);
@@ -382,19 +372,7 @@ impl<'a> Recovery<'a> {
             return;
         };
         last.is_sealed = true;
-        let &mut Segment {
-            name,
-            first,
-            end,
-            used,
-            ..
-        } = last;
-        self.sealed.push(Sealed {
-            name,
-            first,
-            end,
-            used,
-        });
+        self.sealed.push(last.sealed());
         self.segments.trim_indexes();
     }
 

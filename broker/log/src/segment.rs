@@ -12,14 +12,20 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::Sealed;
 use crate::disk::File;
 use crate::format::{self, Header, Parsed};
 
 /// Bytes between two entries of a segment's index: what is walked through to find a scattered message.
 const INDEX_STEP_BYTES: u64 = 8 * 1024;
-/// Segments that keep their index, counted from the newest; at one entry per 8 KiB this is
-/// 4 MiB for full-grown segments. Others build it again when they are read.
-const INDEXED_SEGMENTS_MAX: usize = 32;
+/// Segments whose index is so dense, counted from the newest: 4 MiB of memory for full-grown ones.
+const DENSE_SEGMENTS_MAX: usize = 32;
+/// The same for older segments: 16 KiB of memory per 64 MiB of log. Without an index a backlog could not
+/// be read ahead, see [`crate::reader`].
+const OLD_STEP_BYTES: u64 = 64 * 1024;
+/// The same in the journal: 3 KiB of it per 64 MiB of log. A read-ahead goes from one of these places to
+/// another, so two of them, with the batches that go beyond, are to be less than one.
+const KEPT_STEP_BYTES: u64 = 192 * 1024;
 /// Freed full-size files kept for recycling.
 pub(crate) const POOL_FILES_MAX: usize = 2;
 
@@ -124,7 +130,7 @@ pub(crate) enum FileState {
 }
 
 /// Where a batch starts.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct IndexEntry {
     pub(crate) sequence: u64,
     pub(crate) offset: u64,
@@ -152,6 +158,8 @@ pub(crate) struct Segment {
     pub(crate) users: u32,
     /// Sparse, ascending; every entry is where a batch starts.
     pub(crate) index: Vec<IndexEntry>,
+    /// Bytes between two entries of the index, at least.
+    step: u64,
     /// Nothing in it is owed: it goes when the journal has written its record of this number.
     pub(crate) condemned: Option<u64>,
 }
@@ -171,7 +179,34 @@ impl Segment {
             file: FileState::Busy,
             users: 0,
             index: Vec::new(),
+            step: INDEX_STEP_BYTES,
             condemned: None,
+        }
+    }
+
+    /// A segment of `len` bytes as an earlier run has left it.
+    pub(crate) fn restored(known: &Sealed, len: u64) -> Self {
+        Self {
+            first: known.first,
+            end: known.end,
+            used: known.used,
+            readable: known.used,
+            is_sealed: true,
+            file: FileState::Closed,
+            index: known.index.clone(),
+            step: OLD_STEP_BYTES,
+            ..Self::new(known.name, len)
+        }
+    }
+
+    /// What the journal keeps of it once it is sealed.
+    pub(crate) fn sealed(&self) -> Sealed {
+        Sealed {
+            name: self.name,
+            first: self.first,
+            end: self.end,
+            used: self.used,
+            index: thinned(&self.index, KEPT_STEP_BYTES),
         }
     }
 
@@ -185,13 +220,13 @@ impl Segment {
         if self
             .index
             .last()
-            .is_none_or(|last| last.offset + INDEX_STEP_BYTES <= offset)
+            .is_none_or(|last| last.offset + self.step <= offset)
         {
             return self.index.push(IndexEntry { sequence, offset });
         }
         let at = self.index.partition_point(|entry| entry.offset < offset);
         let is_far_from = |other: Option<&IndexEntry>| {
-            other.is_none_or(|entry| entry.offset.abs_diff(offset) >= INDEX_STEP_BYTES)
+            other.is_none_or(|entry| entry.offset.abs_diff(offset) >= self.step)
         };
         if is_far_from(self.index[..at].last()) && is_far_from(self.index.get(at)) {
             self.index.insert(at, IndexEntry { sequence, offset });
@@ -281,10 +316,12 @@ impl Segments {
         self.list.iter_mut().chain(self.prepared.as_mut())
     }
 
-    /// Forgets the index of the segment that has just become too old to keep one.
+    /// Thins the index of the segment that has just become too old for a dense one.
     pub(crate) fn trim_indexes(&mut self) {
-        if let Some(at) = self.list.len().checked_sub(INDEXED_SEGMENTS_MAX + 1) {
-            self.list[at].index = Vec::new();
+        if let Some(at) = self.list.len().checked_sub(DENSE_SEGMENTS_MAX + 1) {
+            let segment = &mut self.list[at];
+            segment.step = OLD_STEP_BYTES;
+            segment.index = thinned(&segment.index, OLD_STEP_BYTES);
         }
     }
 
@@ -307,6 +344,19 @@ impl Segments {
         }
         assert!(self.pool.len() <= POOL_FILES_MAX, "the pool is bounded");
     }
+}
+
+/// The entries that stand at least so many bytes apart.
+fn thinned(index: &[IndexEntry], step: u64) -> Vec<IndexEntry> {
+    let mut next = 0;
+    let is_far = |entry: &&IndexEntry| {
+        let is_far = entry.offset >= next;
+        if is_far {
+            next = entry.offset + step;
+        }
+        is_far
+    };
+    index.iter().filter(is_far).copied().collect()
 }
 
 /// `dir/<name>.log`.
@@ -392,6 +442,35 @@ mod tests {
         assert_eq!(segment.locate(17).offset, 8_750);
         assert_eq!(segment.locate(49).offset, 43_750);
         assert_eq!(segment.locate(89).offset, 52_500);
+    }
+
+    #[test]
+    fn the_index_of_an_old_segment_is_sparser() {
+        let mut segments = Segments::default();
+        for name in 0..=DENSE_SEGMENTS_MAX as u64 {
+            let mut segment = Segment::new(name * 1_000, 1 << 20);
+            for batch in 0..100 {
+                segment.note(name * 1_000 + batch, batch * 10_000);
+            }
+            assert_eq!(segment.index.len(), 100);
+            segments.list.push_back(segment);
+            segments.trim_indexes();
+        }
+        let lens: Vec<_> = segments.list.iter().map(|s| s.index.len()).collect();
+        assert_eq!(lens[..2], [15, 100]);
+        let old = &mut segments.list[0];
+        let offsets = old.index.iter().map(|entry| entry.offset);
+        assert!(offsets.eq((0..15).map(|at| at * 70_000)));
+        // Reading it does not fill it up again.
+        (0..100).for_each(|batch| old.note(batch, batch * 10_000));
+        assert_eq!(old.index.len(), 15);
+        assert_eq!(old.locate(20).offset, 140_000);
+        (old.used, old.end, old.is_sealed) = (1_000_000, 100, true);
+        let sealed = old.sealed();
+        let offsets = sealed.index.iter().map(|entry| entry.offset);
+        assert!(offsets.eq((0..5).map(|at| at * 210_000)));
+        let again = Segment::restored(&sealed, 1 << 20);
+        assert_eq!(again.boundary(500_000), Some(sealed.index[2]));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 
 use crate::checkpoint::{self, Contents, Floor, Hint, Sealed};
 use crate::format::{self, ENTRY_LEN, FIXED_LEN, Header, MAGIC, Parsed, crc32c, get_u32};
+use crate::segment::IndexEntry;
 
 /// Makes the checksums of everything right that looks like a batch.
 pub(super) fn repair_batches(bytes: &mut [u8]) {
@@ -175,7 +176,7 @@ fn compact(folded: &checkpoint::Folded) {
         hint: folded.hint,
         floors: folded.floors.clone(),
         epochs: folded.epochs.clone(),
-        sealed: folded.sealed.values().copied().collect(),
+        sealed: folded.sealed.values().cloned().collect(),
         freed: folded.freed.iter().copied().collect(),
     };
     let entries: Vec<checkpoint::Entry> = folded.entries.clone().into_iter().collect();
@@ -191,6 +192,7 @@ fn compact(folded: &checkpoint::Folded) {
         (&again.floors, &again.freed),
         (&folded.floors, &folded.freed)
     );
+    assert_eq!(again.sealed, folded.sealed);
     assert_eq!(again.entries, folded.entries);
 }
 
@@ -225,6 +227,10 @@ pub(super) fn journal_seeds() -> Vec<Vec<u8>> {
             first,
             end,
             used,
+            index: vec![IndexEntry {
+                sequence: 2,
+                offset: 40,
+            }],
         }],
         freed: vec![3],
     };

@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use nsq_log::{LogConfig, SyncPolicy, TopicLog};
+use nsq_log::{LogConfig, LogEvent, SyncPolicy, TopicLog};
 
 use crate::common::fs_disk::FsDisk;
 use crate::common::{append, assert_all_there, config, settle};
@@ -162,24 +162,58 @@ fn smaller_limits_do_not_make_larger_messages_unreadable() {
     assert_all_there(&mut log, &mut disk, 600..630, 2);
 }
 
-#[test]
-fn a_large_log_is_read_through_without_an_index() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("t");
+/// A log of 60,000 messages in several large segments, opened again.
+fn large_log(path: &Path, disk: &mut FsDisk, read_bytes: u32) -> TopicLog {
     let large = LogConfig {
         segment_bytes_max: 4 << 20,
         segment_bytes_min: 1 << 20,
-        read_bytes: 128 << 10,
+        read_bytes,
         ..config(SyncPolicy::Interval)
     };
-    let mut disk = FsDisk::default();
-    let mut log = TopicLog::create(path.clone(), large.clone());
+    let mut log = TopicLog::create(path.to_owned(), large.clone());
     for batch in 0..200 {
-        append(&mut log, &mut disk, batch * 300, 1, 300);
-        settle(&mut log, &mut disk);
+        append(&mut log, disk, batch * 300, 1, 300);
+        settle(&mut log, disk);
     }
-    checkpoint(&mut log, &mut disk, true, b"v");
-    let (mut log, _) = TopicLog::recover(&path, large).unwrap();
+    checkpoint(&mut log, disk, true, b"v");
+    TopicLog::recover(path, large).unwrap().0
+}
+
+#[test]
+fn a_large_log_is_read_through_also_where_the_index_is_too_sparse() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = FsDisk::default();
+    let mut log = large_log(&dir.path().join("t"), &mut disk, 128 << 10);
+    assert_eq!(log.read(&mut disk, 0, u32::MAX), None);
+    settle(&mut log, &mut disk);
     assert_all_there(&mut log, &mut disk, 31_234..60_000, 1);
     assert_all_there(&mut log, &mut disk, 0..60_000, 1);
+}
+
+#[test]
+fn after_a_restart_sealed_segments_are_read_ahead() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t");
+    let mut disk = FsDisk::default();
+    let mut log = large_log(&path, &mut disk, 512 << 10);
+    let names = fs::read_dir(&path).unwrap().filter_map(|entry| {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        name.strip_suffix(".log")?.parse::<u64>().ok()
+    });
+    let last = names.max().unwrap();
+    assert!(last > 30_000, "{last}");
+    let (mut ends, mut next) = (Vec::new(), 0);
+    while let Some(planned) = log.read(&mut disk, next, u32::MAX) {
+        next = planned.next;
+        ends.push(next);
+    }
+    assert!(next >= last, "{next} of {last}");
+    let fetched = settle(&mut log, &mut disk).into_iter().map(|event| {
+        let LogEvent::Fetched { next, .. } = event else {
+            panic!("{event:?}");
+        };
+        next
+    });
+    let fetched: Vec<u64> = fetched.collect();
+    assert_eq!(fetched[..ends.len()], ends);
 }
