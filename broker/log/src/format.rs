@@ -122,7 +122,7 @@ pub(crate) enum Parsed {
     Short(usize),
     /// Never written.
     Zero,
-    /// Intact, but of a version that this program does not know.
+    /// Intact, but of a version that this program does not know. What it claims holds.
     Unsupported,
     /// Not a batch.
     Invalid,
@@ -272,6 +272,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Parsed {
     if crc32c(&head[AT_VERSION..]) != get_u32(head, AT_CRC) {
         return Parsed::Invalid;
     }
+    let (first, epoch, _) = claims(head);
+    if first >= NUMBER_MAX || epoch >= EPOCH_MAX {
+        return Parsed::Invalid;
+    }
     if head[AT_VERSION] != VERSION {
         return Parsed::Unsupported;
     }
@@ -291,21 +295,17 @@ fn decode_checked(head: &[u8], header_len: usize, total_len: u32) -> Parsed {
         .chunks_exact(ENTRY_LEN)
         .map(|entry| u64::from(get_u32(entry, 0)))
         .sum();
-    let first = get_u64(head, AT_FIRST);
-    let epoch = get_u32(head, AT_EPOCH);
-    if head.len() as u64 + frames != u64::from(total_len)
-        || first >= NUMBER_MAX
-        || epoch >= EPOCH_MAX
-    {
+    if head.len() as u64 + frames != u64::from(total_len) {
         return Parsed::Invalid;
     }
+    let (first, epoch, tag) = claims(head);
     let mut header = Header {
         header_len: u32::try_from(header_len).expect("checked against the maximum"),
         total_len,
         first,
         epoch,
         count: get_u32(head, AT_COUNT),
-        tag: get_u64(head, AT_TAG),
+        tag,
         due_ms: 0,
         previous: None,
     };

@@ -74,7 +74,8 @@ impl Expectation {
         self.epoch = header.epoch;
     }
 
-    /// Searches `bytes`, which lie at a multiple of [`format::ALIGN`], for an acceptable batch.
+    /// Searches `bytes`, which lie at a multiple of [`format::ALIGN`], for an acceptable batch, or one
+    /// of an unknown version that claims to be current.
     /// `reach` is how many bytes there are in the file from there on.
     pub(crate) fn search(&self, bytes: &[u8], reach: u64) -> Search {
         let mut at = 0;
@@ -87,14 +88,12 @@ impl Expectation {
                     {
                         return Search::Found(at);
                     }
+                    // Nothing to be passed over in silence.
+                    Parsed::Unsupported => return Search::Found(at),
                     Parsed::Short(need) if (at + need) as u64 <= reach => {
                         return Search::More { at, need };
                     }
-                    Parsed::Batch(_)
-                    | Parsed::Short(_)
-                    | Parsed::Zero
-                    | Parsed::Unsupported
-                    | Parsed::Invalid => {}
+                    Parsed::Batch(_) | Parsed::Short(_) | Parsed::Zero | Parsed::Invalid => {}
                 }
             }
             at += 8;

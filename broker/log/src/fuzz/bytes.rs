@@ -192,7 +192,10 @@ fn compact(folded: &checkpoint::Folded) {
         (&again.floors, &again.freed),
         (&folded.floors, &folded.freed)
     );
-    assert_eq!(again.sealed, folded.sealed);
+    // What is freed is not live, and takes its name along.
+    let mut sealed = folded.sealed.clone();
+    sealed.retain(|name, _| !folded.freed.contains(name));
+    assert_eq!(again.sealed, sealed);
     assert_eq!(again.entries, folded.entries);
 }
 
