@@ -26,7 +26,7 @@ use body::Missing;
 
 pub use bodies::{Bodies, decode_bodies};
 pub use line::LINE_BYTES_MAX;
-pub use parse::mpub_topic;
+pub use parse::{FIN_LINE_LEN, mpub_topic, plain_fins};
 
 /// What the connection has been through (spec §2.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,8 +17,8 @@ mod quote;
 mod request;
 
 pub use command::{
-    Bodies, Command, DecodeContext, Decoded, LINE_BYTES_MAX, SessionState, decode, decode_bodies,
-    mpub_topic, truncation_error,
+    Bodies, Command, DecodeContext, Decoded, FIN_LINE_LEN, LINE_BYTES_MAX, SessionState, decode,
+    decode_bodies, mpub_topic, plain_fins, truncation_error,
 };
 pub use delivery::{Delivery, Frame, FrameError, REPLY_BYTES_MAX, decode_frame};
 pub use error::{ErrorCode, ProtoError};

@@ -65,6 +65,24 @@ def finish_twice(context: Context) -> None:
 
 
 @case("consumer")
+def finish_many_and_a_stray_one_among_them(context: Context) -> None:
+    stray = b"0123456789abcdef"
+    with context.shared_broker().connect() as c:
+        c.subscribe("finmany", "ch", 10)
+        c.send(mpub("finmany", [b"a", b"b", b"c", b"d"]))
+        equal(c.response(), b"OK", "answer to MPUB")
+        a, b, d, e = (c.message().id for _ in range(4))
+        # In one piece, and in another form in between.
+        c.send(fin(a) + fin(b) + fin(stray) + fin(d) + b"FIN " + e + b"\r\n" + pub("finmany", b"last"))
+        equal(c.error(), f"E_FIN_FAILED FIN {stray.decode()} failed ID not in flight", "stray FIN")
+        equal(c.response(), b"OK", "answer to PUB")
+        equal(c.message().body, b"last", "body")
+        for settled in (b, d, e):
+            c.send(fin(settled))
+            equal(c.error(), f"E_FIN_FAILED FIN {settled.decode()} failed ID not in flight", "second FIN")
+
+
+@case("consumer")
 def only_the_owner_may_answer(context: Context) -> None:
     broker = context.shared_broker()
     with broker.connect() as owner, broker.connect() as other:

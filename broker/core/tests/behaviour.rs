@@ -10,8 +10,8 @@ use bytes::Bytes;
 use common::script::check;
 use common::{World, limits};
 use nsq_core::{
-    AckError, CheckpointScope, ConnToken, ConsumerOptions, Deadline, LatencyConfig, Locality,
-    Percentile, PublishError, Sequence, ShardLimits,
+    AckError, CheckpointScope, ConnToken, ConsumerKey, ConsumerOptions, Deadline, LatencyConfig,
+    Locality, MessageId, Percentile, PublishError, Sequence, ShardLimits,
 };
 
 #[test]
@@ -188,6 +188,90 @@ fn a_straggler_is_found_after_the_window_has_moved_on() {
     let after = world.take_inbox(2);
     assert_eq!(after.len(), 1);
     assert_eq!((after[0].body.as_str(), after[0].attempts), ("0.7", 3));
+}
+
+/// Gives FINs together, as often as it takes; how many are settled and what is wrong with the next.
+fn finish_all(
+    world: &mut World,
+    consumer: ConsumerKey,
+    ids: &[MessageId],
+) -> (usize, Option<AckError>) {
+    let mut settled = 0;
+    loop {
+        let rest = ids[settled..].iter().copied();
+        let (count, failure) = world.shard.finish_all(world.now, consumer, rest);
+        settled += count;
+        if count == 0 || failure.is_some() {
+            return (settled, failure);
+        }
+    }
+}
+
+#[test]
+fn fins_given_together_are_settled_up_to_the_wrong_one() {
+    let mut world = World::new(limits());
+    let options = ConsumerOptions {
+        msg_timeout: Duration::from_secs(60),
+        sample_rate: 0,
+        locality: Locality::Global,
+    };
+    let consumer = world.subscribe(("t", "ch"), 1, &options);
+    let other = world.subscribe(("t", "ch"), 2, &options);
+    world.shard.ready(consumer, 5);
+    world.publish("t", Duration::ZERO, &["a", "b", "c", "d", "e"]);
+    world.turn();
+    let ids: Vec<MessageId> = world.take_inbox(1).iter().map(|d| d.id).collect();
+    assert_eq!(
+        finish_all(&mut world, other, &ids),
+        (0, Some(AckError::NotOwner))
+    );
+    let twice = [ids[0], ids[2], ids[0], ids[1]];
+    assert_eq!(
+        finish_all(&mut world, consumer, &twice),
+        (2, Some(AckError::NotInFlight))
+    );
+    let stats = world.shard.consumer_stats(consumer).unwrap();
+    assert_eq!((stats.in_flight_count, stats.finish_count), (3, 2));
+    assert_eq!(finish_all(&mut world, consumer, &ids[3..]), (2, None));
+    world.turn();
+    let key = world.shard.topic("t").unwrap();
+    let channel = &world.shard.topic_stats(key).unwrap().channels[0];
+    assert_eq!((channel.in_flight_count, channel.depth), (1, 0));
+}
+
+#[test]
+fn fins_of_messages_that_an_ephemeral_topic_has_kept_aside_are_settled_together() {
+    let mut world = World::new(limits());
+    let options = ConsumerOptions {
+        msg_timeout: Duration::from_secs(60),
+        sample_rate: 0,
+        locality: Locality::Global,
+    };
+    let consumer = world.subscribe(("t#ephemeral", "ch"), 1, &options);
+    world.shard.ready(consumer, 1_010);
+    world.checked = false;
+    let mut kept = Vec::new();
+    for round in 0..200 {
+        let bodies: Vec<String> = (0..1_000).map(|at| format!("{round}.{at}")).collect();
+        let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
+        world.publish("t#ephemeral", Duration::ZERO, &bodies);
+        world.turn();
+        let mut ids: Vec<MessageId> = world.take_inbox(1).iter().map(|d| d.id).collect();
+        if round == 0 {
+            kept = ids.drain(..10).collect();
+        }
+        assert_eq!(finish_all(&mut world, consumer, &ids), (ids.len(), None));
+    }
+    let key = world.shard.topic("t#ephemeral").unwrap();
+    let in_flight = |world: &World| {
+        let stats = world.shard.topic_stats(key).unwrap();
+        stats.channels[0].in_flight_count
+    };
+    assert_eq!(in_flight(&world), 10);
+    assert_eq!(finish_all(&mut world, consumer, &kept), (10, None));
+    assert_eq!(in_flight(&world), 0);
+    world.turn();
+    world.shard.check_invariants();
 }
 
 /// Consumes a backlog of 100 large messages from a log that plans; how many reads were open at a time.

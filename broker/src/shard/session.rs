@@ -7,8 +7,8 @@ use nsq_core::{
     AckError, ConsumerKey, ConsumerOptions, Deadline, MessageId, PublishError, TopicKey,
 };
 use nsq_proto::{
-    ChannelName, Command, DecodeContext, Decoded, IdentifyBody, ProtoError, SessionState,
-    TopicName, decode, truncation_error,
+    ChannelName, Command, DecodeContext, Decoded, FIN_LINE_LEN, IdentifyBody, ProtoError,
+    SessionState, TopicName, decode, plain_fins, truncation_error,
 };
 
 use super::change::ChangeDone;
@@ -48,6 +48,7 @@ impl Shard {
     pub(super) fn serve(&mut self, key: SocketKey, data: &[u8]) -> usize {
         let mut taken = 0;
         loop {
+            taken += self.serve_finishes(key, &data[taken..]);
             let (flow, consumed) = self.serve_one(key, &data[taken..]);
             if self.is_verbose && !matches!(flow, Flow::Again) {
                 self.log_command(key, &data[taken..]);
@@ -62,6 +63,39 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// Takes the FINs at the beginning of `data`, of which there is one for every message that is consumed,
+    /// together, and says how many bytes they took. What is special about one is for
+    /// [`Self::serve_one`] to see.
+    fn serve_finishes(&mut self, key: SocketKey, data: &[u8]) -> usize {
+        if self.is_verbose || plain_fins(data).next().is_none() || self.is_crowded(key) {
+            return 0;
+        }
+        let Some(connection) = connection_mut(&mut self.sockets, key).filter(|c| c.is_served())
+        else {
+            return 0;
+        };
+        let Some(subscription) = &connection.subscription else {
+            return 0;
+        };
+        let (consumer, topic) = (subscription.consumer, subscription.topic_key);
+        connection.last_command = self.now;
+        connection.needed = 1;
+        let mut taken = 0;
+        loop {
+            let ids = plain_fins(&data[taken..]).map(MessageId);
+            let (count, failure) = self.core.finish_all(self.now, consumer, ids);
+            taken += count * FIN_LINE_LEN;
+            self.work += count as u64;
+            if count == 0 || failure.is_some() {
+                break;
+            }
+        }
+        if taken > 0 {
+            self.schedule_checkpoint(topic);
+        }
+        taken
     }
 
     /// Takes the command at the beginning of `data`, if it is whole, and says how many bytes it took.

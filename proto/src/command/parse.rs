@@ -8,15 +8,15 @@ use crate::ProtoError;
 use crate::name;
 
 const ID_LEN: usize = 16;
-/// `FIN `, the id, `\n`.
-const FIN_LINE_LEN: usize = 4 + ID_LEN + 1;
+/// Length of a FIN in its usual form: `FIN `, the id, `\n`.
+pub const FIN_LINE_LEN: usize = 4 + ID_LEN + 1;
 
 /// Decodes the first command of `input`, as far as it is there.
 pub(super) fn parse<'a>(
     input: &'a [u8],
     context: &DecodeContext,
 ) -> Result<Progress<'a>, ProtoError> {
-    if let Some(id) = plain_fin(input)
+    if let Some(id) = plain_fins(input).next()
         && context.state != SessionState::Init
         && !context.tls_missing
     {
@@ -59,16 +59,17 @@ pub(super) fn parse<'a>(
     }
 }
 
-/// The id of a FIN in its usual form, found without looking for the end of the line: one comes for
-/// every message that is consumed. A FIN in any other form, right or wrong, takes the general path.
-fn plain_fin(input: &[u8]) -> Option<[u8; ID_LEN]> {
-    let (line, _) = input.split_first_chunk::<FIN_LINE_LEN>()?;
-    let id = line
-        .strip_prefix(b"FIN ")?
-        .strip_suffix(b"\n")?
-        .first_chunk::<ID_LEN>()?;
-    // Above the space there is no space, `\r` or `\n`, which would make it another line.
-    id.iter().all(|byte| *byte > b' ').then_some(*id)
+/// The ids of the FINs at the beginning of `input`, as far as they have their usual form, of
+/// [`FIN_LINE_LEN`] bytes each: found without looking for the ends of the lines, for one comes for every
+/// message that is consumed. A FIN in any other form, right or wrong, is [`decode`](super::decode)'s.
+pub fn plain_fins(input: &[u8]) -> impl Iterator<Item = [u8; ID_LEN]> {
+    let (lines, _) = input.as_chunks::<FIN_LINE_LEN>();
+    lines.iter().map_while(|line| {
+        let id = line.strip_prefix(b"FIN ")?.strip_suffix(b"\n")?;
+        let id = id.first_chunk::<ID_LEN>()?;
+        // Above the space there is no space, `\r` or `\n`, which would make it another line.
+        id.iter().all(|byte| *byte > b' ').then_some(*id)
+    })
 }
 
 /// The topic of an MPUB at the beginning of `input`, once its line has arrived and is sound. It alone

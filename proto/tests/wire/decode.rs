@@ -1,4 +1,4 @@
-use nsq_proto::{DecodeContext, LINE_BYTES_MAX, Limits};
+use nsq_proto::{DecodeContext, FIN_LINE_LEN, LINE_BYTES_MAX, Limits, plain_fins};
 
 use super::{CLOSING, CONTEXT, SUBSCRIBED, context_for, outcome, unhex, vectors, with_body};
 
@@ -333,6 +333,28 @@ fn fin_with_a_control_character_takes_the_end_of_its_line() {
         ("FIN 0123456789abcde\r\n", "E_INVALID invalid message ID"),
         ("FIN 0123456789abcde\r\r\n", r"FIN 0123456789abcde\r"),
     ]);
+}
+
+#[test]
+fn plain_fins_are_taken_up_to_what_has_another_form() {
+    let taken = |input: &str| plain_fins(input.as_bytes()).collect::<Vec<_>>();
+    let [one, two] = [*b"0123456789abcdef", *b"fedcba9876543210"];
+    let both = "FIN 0123456789abcdef\nFIN fedcba9876543210\n";
+    assert_eq!(both.len(), 2 * FIN_LINE_LEN);
+    assert_eq!(taken(both), [one, two]);
+    assert_eq!(taken(&both[..both.len() - 1]), [one]);
+    for other in [
+        "FIN fedcba987654321\r\n",
+        "FIN fedcba98765 3210\n",
+        "FIN fedcba987654321\n\n",
+        "fin fedcba9876543210\n",
+        "REQ fedcba9876543210 0\n",
+        "FIN fedcba98765432100\n",
+        "NOP\n",
+    ] {
+        let input = format!("FIN 0123456789abcdef\n{other}{both}");
+        assert_eq!(taken(&input), [one], "{other:?}");
+    }
 }
 
 #[test]

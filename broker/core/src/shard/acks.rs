@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use super::Shard;
+use crate::channel::Channel;
 use crate::channel::window::State;
 use crate::latency::Latencies;
-use crate::timers::{NewRun, Run};
+use crate::timers::{NewRun, Run, Timers};
 use crate::types::ChannelKey;
 use crate::wheel::Timer;
 use crate::{AckError, ConsumerKey, MessageId, Now};
@@ -24,23 +25,61 @@ impl Shard {
         consumer: ConsumerKey,
         id: &MessageId,
     ) -> Result<(), AckError> {
+        match self.finish_all(now, consumer, std::iter::once(*id)) {
+            (_, Some(error)) => Err(error),
+            (_, None) => Ok(()),
+        }
+    }
+
+    /// FINs of one consumer, in order, up to the first that is wrong: how many messages are settled, and
+    /// what is wrong with the next one. May stop before: the rest is to be given again then.
+    pub fn finish_all(
+        &mut self,
+        now: Now,
+        consumer: ConsumerKey,
+        ids: impl Iterator<Item = MessageId>,
+    ) -> (usize, Option<AckError>) {
         self.observe(now);
-        let (channel, sequence, published_at) = self.release(consumer, id)?;
-        let found = &mut self.channels[channel];
-        if let Some(config) = &self.limits.latency {
-            let latencies = found
-                .latencies
-                .get_or_insert_with(|| Latencies::new(now).into());
-            latencies.record(config, published_at, now);
+        let Some(owner) = self.consumers.get_mut(consumer) else {
+            return (0, Some(AckError::NotInFlight));
+        };
+        let found = &mut self.channels[owner.channel];
+        let topic_key = found.topic;
+        let topic = &self.topics[topic_key];
+        let (mut count, mut failure, mut outlier) = (0, None, None);
+        for id in ids {
+            let sequence = topic.resolve(self.limits.node, &id);
+            let (sequence, run) = match in_flight(found, &self.timers, consumer, sequence) {
+                Ok(place) => place,
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            };
+            if let Some(config) = &self.limits.latency {
+                let latencies = found
+                    .latencies
+                    .get_or_insert_with(|| Latencies::new(now).into());
+                latencies.record(config, self.timers.run(run).published_at, now);
+            }
+            self.timers.settle(run);
+            count += 1;
+            if found.finish(sequence) && topic.ephemeral {
+                outlier = Some(sequence);
+                break;
+            }
         }
-        let was_outlier = found.finish(sequence);
-        let topic = found.topic;
-        self.consumers[consumer].stats.finish_count += 1;
-        if was_outlier {
-            self.release_kept(topic, sequence);
+        let settled = count as u64;
+        found.counters.in_flight_count -= settled;
+        owner.stats.in_flight_count -= settled;
+        owner.stats.finish_count += settled;
+        if let Some(sequence) = outlier {
+            self.release_kept(topic_key, sequence);
         }
-        self.wake(consumer);
-        Ok(())
+        if count > 0 {
+            self.wake(consumer);
+        }
+        (count, failure)
     }
 
     /// REQ: the message is delivered again, after `delay`, which is clamped to `requeue_delay_max`.
@@ -55,7 +94,10 @@ impl Shard {
         delay: Duration,
     ) -> Result<(), AckError> {
         self.observe(now);
-        let (channel, sequence, _) = self.release(consumer, id)?;
+        let (channel, sequence, run) = self.locate(consumer, id)?;
+        self.timers.settle(run);
+        self.channels[channel].counters.in_flight_count -= 1;
+        self.consumers[consumer].stats.in_flight_count -= 1;
         let found = &mut self.channels[channel];
         let delay = delay.min(self.limits.requeue_delay_max);
         if delay.is_zero() {
@@ -118,33 +160,27 @@ impl Shard {
             .ok_or(AckError::NotInFlight)?
             .channel;
         let channel = &self.channels[key];
-        let topic = &self.topics[channel.topic];
-        let sequence = topic
-            .resolve(self.limits.node, id)
-            .ok_or(AckError::NotInFlight)?;
-        let slot = channel
-            .window
-            .get(sequence)
-            .filter(|slot| slot.state == State::InFlight);
-        let slot = slot.ok_or(AckError::NotInFlight)?;
-        if self.timers.run(slot.key).consumer != consumer {
-            return Err(AckError::NotOwner);
-        }
-        Ok((key, sequence, slot.key))
+        let sequence = self.topics[channel.topic].resolve(self.limits.node, id);
+        let (sequence, run) = in_flight(channel, &self.timers, consumer, sequence)?;
+        Ok((key, sequence, run))
     }
+}
 
-    /// Takes a message out of flight, and tells when it was published; the caller gives its slot
-    /// the next state.
-    fn release(
-        &mut self,
-        consumer: ConsumerKey,
-        id: &MessageId,
-    ) -> Result<(ChannelKey, u64, Now), AckError> {
-        let (channel, sequence, run) = self.locate(consumer, id)?;
-        let published_at = self.timers.run(run).published_at;
-        self.timers.settle(run);
-        self.channels[channel].counters.in_flight_count -= 1;
-        self.consumers[consumer].stats.in_flight_count -= 1;
-        Ok((channel, sequence, published_at))
+/// The sequence and run of a message, if it is in flight to this consumer.
+fn in_flight(
+    channel: &Channel,
+    timers: &Timers,
+    consumer: ConsumerKey,
+    sequence: Option<u64>,
+) -> Result<(u64, u32), AckError> {
+    let sequence = sequence.ok_or(AckError::NotInFlight)?;
+    let slot = channel
+        .window
+        .get(sequence)
+        .filter(|slot| slot.state == State::InFlight)
+        .ok_or(AckError::NotInFlight)?;
+    if timers.run(slot.key).consumer != consumer {
+        return Err(AckError::NotOwner);
     }
+    Ok((sequence, slot.key))
 }

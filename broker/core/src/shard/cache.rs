@@ -224,7 +224,7 @@ impl Shard {
         outliers.any(|(_, slot)| slot.state == State::Requeued)
     }
 
-    fn owes_outlier(&self, key: TopicKey, start: u64, end: u64) -> bool {
+    pub(super) fn owes_outlier(&self, key: TopicKey, start: u64, end: u64) -> bool {
         let mut channels = self.topics[key]
             .channels
             .iter()

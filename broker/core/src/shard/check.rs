@@ -31,6 +31,19 @@ impl Shard {
         assert_eq!(self.names.len(), self.topics.len());
         self.check_runs();
         self.check_cache();
+        self.check_kept();
+    }
+
+    /// What an ephemeral topic has kept of its tail somebody still owes.
+    fn check_kept(&self) {
+        for (key, topic) in self.topics.iter().filter(|(_, topic)| topic.ephemeral) {
+            for (first, chunk) in topic.reads.iter() {
+                assert!(
+                    self.owes_outlier(key, first, first + chunk.count()),
+                    "{first} is kept for nobody"
+                );
+            }
+        }
     }
 
     fn check_channel(&self, key: ChannelKey) {
