@@ -92,6 +92,23 @@ impl World {
         }
     }
 
+    fn finish_all(&mut self, ids: &mut Vec<MessageId>) {
+        let count = ids.len();
+        let settled = self
+            .shard
+            .finish_all(self.now, self.consumer, ids.drain(..));
+        assert_eq!(settled, (count, None));
+    }
+
+    /// The ids of a run that was handed out.
+    fn hand_out(&mut self) -> Vec<MessageId> {
+        let mut ids = Vec::new();
+        self.advance();
+        self.publish();
+        self.dispatch(&mut ids);
+        ids
+    }
+
     fn advance(&mut self) {
         self.now = self.now.after(Duration::from_micros(100));
         self.shard.advance(self.now);
@@ -144,15 +161,18 @@ fn finish(bencher: Bencher<'_, '_>) {
     let world = std::cell::RefCell::new(World::new());
     bencher
         .counter(ItemsCount::new(RUN))
-        .with_inputs(|| {
-            let world = &mut *world.borrow_mut();
-            let mut ids = Vec::new();
-            world.advance();
-            world.publish();
-            world.dispatch(&mut ids);
-            ids
-        })
+        .with_inputs(|| world.borrow_mut().hand_out())
         .bench_local_values(|mut ids| world.borrow_mut().finish(&mut ids));
+}
+
+/// As they come: those of a receive buffer in one call.
+#[divan::bench]
+fn finish_together(bencher: Bencher<'_, '_>) {
+    let world = std::cell::RefCell::new(World::new());
+    bencher
+        .counter(ItemsCount::new(RUN))
+        .with_inputs(|| world.borrow_mut().hand_out())
+        .bench_local_values(|mut ids| world.borrow_mut().finish_all(&mut ids));
 }
 
 /// As a heartbeat that is moved on with every command.

@@ -30,8 +30,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::format::{ALIGN, EPOCH_MAX, NUMBER_MAX, crc32c, get_u32, get_u64};
-use crate::segment::IndexEntry;
+use crate::format::{ALIGN, EPOCH_MAX, IndexEntry, NUMBER_MAX, crc32c, get_u32, get_u64};
 
 const MAGIC: [u8; 4] = *b"RQJ1";
 const VERSION: u8 = 1;

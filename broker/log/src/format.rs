@@ -113,6 +113,13 @@ impl Header {
     }
 }
 
+/// Where a batch starts in its segment, and with which sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct IndexEntry {
+    pub(crate) sequence: u64,
+    pub(crate) offset: u64,
+}
+
 /// What the bytes at a place where a batch may start turn out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parsed {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Sealed;
 use crate::disk::File;
-use crate::format::{self, Header, Parsed};
+use crate::format::{self, Header, IndexEntry, Parsed};
 
 /// Bytes between two entries of a segment's index: what is walked through to find a scattered message.
 const INDEX_STEP_BYTES: u64 = 8 * 1024;
@@ -126,13 +126,6 @@ pub(crate) enum FileState {
     /// Being created, recycled or opened.
     Busy,
     Open(File),
-}
-
-/// Where a batch starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct IndexEntry {
-    pub(crate) sequence: u64,
-    pub(crate) offset: u64,
 }
 
 /// One segment.

@@ -3,8 +3,9 @@
 use bytes::BytesMut;
 
 use crate::checkpoint::{self, Contents, Floor, Hint, Sealed};
-use crate::format::{self, ENTRY_LEN, FIXED_LEN, Header, MAGIC, Parsed, crc32c, get_u32};
-use crate::segment::IndexEntry;
+use crate::format::{
+    self, ENTRY_LEN, FIXED_LEN, Header, IndexEntry, MAGIC, Parsed, crc32c, get_u32,
+};
 
 /// Makes the checksums of everything right that looks like a batch.
 pub(super) fn repair_batches(bytes: &mut [u8]) {
