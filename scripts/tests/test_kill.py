@@ -293,9 +293,11 @@ def what_was_on_its_way_to_the_device_is_not_lost(context: Context) -> None:
     broker.post("/channel/create?topic=t&channel=c")
     batch = 200
     data = [f"{n:06}".encode() * 60 for n in range(batch)]
-    acknowledged = redone = 0
+    expected: list[bytes] = []
+    redone = 0
     for _ in range(8):
-        wanted = acknowledged + rng.randrange(20, 200)
+        wanted = rng.randrange(20, 200)
+        acknowledged = 0
         with broker.connect() as connection:
             command = wire.mpub("t", data)
             connection.send(command * 8)
@@ -314,20 +316,19 @@ def what_was_on_its_way_to_the_device_is_not_lost(context: Context) -> None:
         before = len(broker.log_text())
         broker.start()
         redone += "DISK: redid" in broker.log_text(before)
-        kept = broker.depth("t", "c")
-        assert kept % batch == 0, f"{kept} messages are no whole number of batches"
+        kept = broker.depth("t", "c") - len(expected)
         assert kept >= acknowledged * batch, f"{acknowledged * batch - kept} acknowledged messages are lost"
-        # Those after the last answer may be there or not.
-        acknowledged = kept // batch
+        # Those after the last answer may be there or not, of the last MPUB a part.
+        expected += (data[number % batch] for number in range(kept))
     assert redone, "no start found anything to write: the test did not test"
     with broker.connect() as connection:
         connection.subscribe("t", "c", ready=2500)
-        for number in range(acknowledged * batch):
+        for number, body in enumerate(expected):
             message = connection.message()
-            equal(message.body, data[number % batch], f"message {number}")
+            equal(message.body, body, f"message {number}")
             connection.finish(message)
     eventually(lambda: broker.depth("t", "c") == 0, "everything taken")
-    context.note(f"{acknowledged} batches, {redone} of 8 starts had some to write")
+    context.note(f"{len(expected)} messages, {redone} of 8 starts had some to write")
 
 
 @case("kill")
